@@ -1,0 +1,7 @@
+"""Where ranks and shards meet: the backend protocol, the one-process identity, the vectors' space."""
+
+from curvkit_core.backends.protocol import Backend, World
+from curvkit_core.backends.single import SingleBackend
+from curvkit_core.backends.vector_space import Segment, VectorSpace
+
+__all__ = ["Backend", "Segment", "SingleBackend", "VectorSpace", "World"]
