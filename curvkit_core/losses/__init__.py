@@ -1,0 +1,21 @@
+"""Loss adapters: the network hands over a tuple, the loss owns its curvature."""
+
+from curvkit_core.lazy import lazy_names
+
+_WHERE = {
+    "BCEWithLogitsLoss": "curvkit_core.losses.bce",
+    "CallableLoss": "curvkit_core.losses.callable_loss",
+    "ComputesUnitLosses": "curvkit_core.losses.protocol",
+    "CrossEntropyLoss": "curvkit_core.losses.cross_entropy",
+    "GivesGGN": "curvkit_core.losses.protocol",
+    "LossAdapter": "curvkit_core.losses.protocol",
+    "MSELoss": "curvkit_core.losses.mse",
+    "PreparesSecondOrder": "curvkit_core.losses.protocol",
+    "UsesKernels": "curvkit_core.losses.protocol",
+    "as_loss_adapter": "curvkit_core.losses.from_torch",
+    "build_bce_with_logits": "curvkit_core.losses.build",
+    "build_cross_entropy": "curvkit_core.losses.build",
+    "build_mse": "curvkit_core.losses.build",
+}
+__all__ = sorted(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
+__getattr__, __dir__ = lazy_names(__name__, _WHERE)

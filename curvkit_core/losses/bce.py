@@ -1,0 +1,82 @@
+r"""Binary cross-entropy on logits.
+
+A unit is an example (a row of the outputs); its loss is the mean over the example's D labels, so the risk equals
+``torch.nn.BCEWithLogitsLoss()`` over the whole data. With weights c on positive labels the loss's own Hessian is diagonal,
+:math:`\frac1D (c t + 1 - t)\, p(1-p)`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+from torch.nn import functional
+
+from curvkit_core.losses.batch_layout import BatchLayout
+from curvkit_core.losses.protocol import Outputs
+
+__all__ = ["BCEWithLogitsLoss"]
+
+
+@frozen(kw_only=True, eq=False)
+class BCEWithLogitsLoss:
+    r"""Binary cross-entropy :math:`\frac1N\sum_n\frac1D\sum_d -[c\,t\log p + (1-t)\log(1-p)]`, p the logit's sigmoid.
+
+    Parameters
+    ----------
+    pos_weight : Tensor or None
+        c, one number or one a label; broadcasts against the logits.
+    target : str or None
+        Key of the target where batches are mappings; None: the first of labels, label, targets, target, y.
+    inputs : tuple of str or None
+        Keys handed to the model by position; None: all but the target's, by name.
+    """
+
+    pos_weight: Tensor | None = None
+    target: str | None = None
+    inputs: tuple[str, ...] | None = None
+
+    def outputs(self, model: nn.Module, batch: Any) -> Outputs:
+        """Logits, shape (N, ...)."""
+        return (self._layout.run(model, batch),)
+
+    def loss_sum(self, y: Outputs, batch: Any) -> Tensor:
+        """Sum of the examples' losses."""
+        return self.unit_losses(y, batch).sum()
+
+    def unit_losses(self, y: Outputs, batch: Any) -> Tensor:
+        """One loss an example: the mean over its labels."""
+        logits, target = self._wide(y[0], batch)
+        positive = None if self.pos_weight is None else self.pos_weight.to(logits)
+        losses = functional.binary_cross_entropy_with_logits(logits, target, pos_weight=positive, reduction="none")
+        return losses.reshape(logits.shape[0], -1).mean(1)
+
+    def num_units(self, batch: Any) -> int:
+        """Examples."""
+        return self._layout.target_of(batch).shape[0]
+
+    def ggn(self, y: Outputs, batch: Any, dy: Outputs) -> Outputs:
+        """The diagonal Hessian times dy; the loss is convex in the logits."""
+        logits, target = self._wide(y[0], batch)
+        p = torch.sigmoid(logits)
+        positive = 1.0 if self.pos_weight is None else self.pos_weight.to(logits)
+        elements = max(1, logits.numel() // max(1, logits.shape[0]))
+        curvature = (positive * target + 1.0 - target) * p * (1.0 - p) / elements
+        return ((dy[0].to(curvature.dtype) * curvature).to(dy[0].dtype),)
+
+    def _wide(self, logits: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+        target = self._layout.target_of(batch)
+        if logits.shape != target.shape:
+            msg = (
+                f"logits have shape {tuple(logits.shape)}, targets {tuple(target.shape)}: expected equal shapes. "
+                "Reshape the target, for instance target[:, None]."
+            )
+            raise ValueError(msg)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        return logits.to(wide), target.to(wide)
+
+    @property
+    def _layout(self) -> BatchLayout:
+        return BatchLayout(target=self.target, inputs=self.inputs)

@@ -1,0 +1,143 @@
+r"""Softmax cross-entropy on logits.
+
+A unit is one target that is not ignored. With class weights w and smoothing :math:`\epsilon` the unit's target mass is
+:math:`q_c = (1-\epsilon) w_y [c = y] + \epsilon w_c / C`, its loss :math:`-\sum_c q_c \log p_c`, and the loss's own
+Hessian :math:`s\,(\operatorname{diag} p - p p^\top)` with :math:`s = \sum_c q_c`: as ``torch.nn.CrossEntropyLoss``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from attrs import evolve, field, frozen, validators
+from torch import Tensor, nn
+from torch.nn import functional
+
+from curvkit_core.kernels import Kernels
+from curvkit_core.losses.batch_layout import BatchLayout
+from curvkit_core.losses.protocol import Outputs
+
+__all__ = ["CrossEntropyLoss"]
+
+
+@frozen(kw_only=True, eq=False)
+class CrossEntropyLoss:
+    r"""Cross-entropy :math:`\sum_i w_{y_i}(-\log p_{i,y_i}) / \sum_i w_{y_i}` over all targets i of all batches.
+
+    Over the whole data this is ``torch.nn.CrossEntropyLoss(reduction="mean")`` of one batch that holds everything.
+    Targets are class indices, shape (N, ...), or class probabilities shaped like the logits (N, C, ...): the classes
+    are axis 1. Batches are ``(*inputs, target)`` or mappings, see `target` and `inputs`.
+
+    Parameters
+    ----------
+    ignore_index : int
+        Targets that do not count.
+    label_smoothing : float, 0 to 1
+        Share of the target's mass that is spread over all classes.
+    weight : Tensor, shape (C,), or None
+        Class weights. As in torch the divisor is then the targets' total weight.
+    target : str or None
+        Key of the target where batches are mappings; None: the first of labels, label, targets, target, y.
+    inputs : tuple of str or None
+        Keys handed to the model by position; None: all but the target's, by name.
+    kernels : Kernels
+        Set by the problem.
+    """
+
+    ignore_index: int = -100
+    label_smoothing: float = field(default=0.0, validator=[validators.ge(0.0), validators.le(1.0)])
+    weight: Tensor | None = None
+    target: str | None = None
+    inputs: tuple[str, ...] | None = None
+    kernels: Kernels = Kernels()
+
+    def outputs(self, model: nn.Module, batch: Any) -> Outputs:
+        """Logits, shape (N, C, ...): any rank from 2."""
+        logits = self._layout.run(model, batch)
+        if logits.ndim < 2:
+            msg = f"logits have shape {tuple(logits.shape)}: expected (N, C) or (N, C, ...), the classes on axis 1."
+            raise ValueError(msg)
+        return (logits,)
+
+    def loss_sum(self, y: Outputs, batch: Any) -> Tensor:
+        """Weighted sum of the targets' losses."""
+        return self._row_losses(y, batch)[0].sum()
+
+    def unit_losses(self, y: Outputs, batch: Any) -> Tensor:
+        """One loss a target that is not ignored, in the order of the flattened targets."""
+        losses, keep = self._row_losses(y, batch)
+        return losses[keep]
+
+    def num_units(self, batch: Any) -> float | Tensor:
+        """Targets that are not ignored, each with its class's weight; rows where targets are probabilities."""
+        target = self._layout.target_of(batch)
+        if target.is_floating_point():
+            return target.numel() // target.shape[1]
+        keep = target != self.ignore_index
+        if self.weight is None:
+            return keep.sum()
+        return self.weight.to(target.device)[target[keep]].sum()
+
+    def ggn(self, y: Outputs, batch: Any, dy: Outputs) -> Outputs:
+        """s (p*dy - p <p, dy>) in every row; the loss is convex in the logits, so this is its whole Hessian."""
+        (logits,), (direction,) = y, dy
+        rows, target = self._rows(logits, batch)
+        mass = self._target_mass(rows, target)
+        lead = direction.ndim - logits.ndim
+        u = direction.movedim(1 + lead, -1)
+        shape = u.shape
+        u = u.reshape(*shape[:lead], *rows.shape)
+        return (self.kernels.ce_hvp(rows, mass, u).reshape(shape).movedim(-1, 1 + lead),)
+
+    def with_kernels(self, kernels: Kernels) -> Self:
+        """The same loss with the problem's kernels."""
+        return evolve(self, kernels=kernels)
+
+    @property
+    def _layout(self) -> BatchLayout:
+        return BatchLayout(target=self.target, inputs=self.inputs)
+
+    def _rows(self, logits: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+        """Logits as (rows, C), targets as (rows,) or (rows, C)."""
+        target = self._layout.target_of(batch)
+        expected = logits.shape if target.is_floating_point() else logits.shape[:1] + logits.shape[2:]
+        if target.shape != expected:
+            msg = f"targets have shape {tuple(target.shape)}, logits {tuple(logits.shape)}: expected targets {tuple(expected)}."
+            raise ValueError(msg)
+        rows = logits.movedim(1, -1).reshape(-1, logits.shape[1])
+        flat = target.movedim(1, -1).reshape(rows.shape) if target.is_floating_point() else target.reshape(-1)
+        return rows, flat
+
+    def _row_losses(self, y: Outputs, batch: Any) -> tuple[Tensor, Tensor]:
+        rows, target = self._rows(y[0], batch)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        weight = None if self.weight is None else self.weight.to(rows)
+        if target.is_floating_point():
+            keep = torch.ones(rows.shape[0], dtype=torch.bool, device=rows.device)
+            target = target.to(rows)
+        else:
+            keep = target != self.ignore_index
+            rows = torch.where(keep[:, None], rows, 0.0)  # by where: inf or NaN in an ignored row must not reach the sum
+        losses = functional.cross_entropy(
+            rows,
+            target,
+            weight=weight,
+            ignore_index=self.ignore_index,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )
+        return losses, keep
+
+    def _target_mass(self, rows: Tensor, target: Tensor) -> Tensor:
+        """s of each row: the sum over classes of its smoothed, weighted target; 0 for an ignored row."""
+        classes, smooth = rows.shape[1], self.label_smoothing
+        wide = torch.promote_types(rows.dtype, torch.float32)
+        weight = torch.ones(classes, dtype=wide, device=rows.device) if self.weight is None else self.weight.to(rows.device, wide)
+        spread = smooth / classes * weight.sum()
+        if target.is_floating_point():
+            # smoothing replaces t by (1 - eps) t + eps / C, then each class is weighted
+            return (1.0 - smooth) * (target.to(wide) @ weight) + spread
+        keep = target != self.ignore_index
+        mass = (1.0 - smooth) * weight[torch.where(keep, target, 0)] + spread
+        return torch.where(keep, mass, 0.0)
