@@ -1,0 +1,118 @@
+r"""The linearization of one microbatch: outputs y, Jacobian J = dy/dtheta, loss-sum :math:`\ell(y)`.
+
+What an operator needs of the network is here; what it needs of the loss is asked of the adapter at y, without theta.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvkit_core.losses.protocol import ComputesUnitLosses, GivesGGN, LossAdapter, Outputs
+from curvkit_core.problem.parameters import ParameterSpace
+
+__all__ = ["Linearization"]
+
+
+class Linearization(ABC):
+    """The model on one microbatch, linearized at its parameters. Rows in, rows out: V is (k, n), dy has a leading k.
+
+    Attributes
+    ----------
+    y : tuple of Tensor
+        The outputs' values, detached.
+    batch : object
+        The microbatch.
+    loss : LossAdapter
+        Whose functions of y are used.
+    parameters : ParameterSpace
+        What is differentiated with respect to.
+    """
+
+    y: Outputs
+    batch: Any
+    loss: LossAdapter
+    parameters: ParameterSpace
+
+    @abstractmethod
+    def jvp(self, V: Tensor) -> Outputs:
+        """J v for each row v: one tensor an output, (k, *y.shape)."""
+
+    @abstractmethod
+    def vjp(self, u: Outputs) -> Tensor:
+        """J^T u for each leading entry of u: (k, n)."""
+
+    @abstractmethod
+    def hvp(self, V: Tensor) -> Tensor:
+        """The Hessian of the microbatch's loss SUM times each row: (k, n)."""
+
+    def loss_value(self) -> Tensor:
+        """The microbatch's loss sum, a scalar."""
+        with torch.no_grad():
+            return self.loss.loss_sum(self.y, self.batch).detach()
+
+    def gradient(self) -> Tensor:
+        """The gradient of the microbatch's loss sum: (n,)."""
+        with torch.enable_grad():
+            y = _leaves(self.y)
+            du = torch.autograd.grad(self.loss.loss_sum(y, self.batch), y, allow_unused=True)
+        return self.vjp(tuple(_filled(d, like)[None] for d, like in zip(du, y, strict=True)))[0]
+
+    def loss_curvature(self, dy: Outputs) -> Outputs:
+        """The loss's own curvature at y times dy: in closed form where the loss has one, else by autograd (one tensor y).
+
+        For y of several tensors the Hessian in y is not the Gauss-Newton matrix, so a closed form is required.
+        """
+        if isinstance(self.loss, GivesGGN):
+            return self.loss.ggn(self.y, self.batch, dy)
+        if len(self.y) != 1:
+            msg = (
+                f"{type(self.loss).__name__} hands over {len(self.y)} tensors and has no ggn(y, batch, dy): the Hessian in "
+                "several outputs is not the Gauss-Newton matrix. Add the method ggn to the loss adapter."
+            )
+            raise TypeError(msg)
+        with torch.enable_grad():
+            y = _leaves(self.y)
+            (slope,) = torch.autograd.grad(self.loss.loss_sum(y, self.batch), y, create_graph=True, allow_unused=True)
+            if slope is None or not slope.requires_grad:
+                return (torch.zeros_like(dy[0]),)
+            rows = [torch.autograd.grad(slope, y, d, retain_graph=True, allow_unused=True)[0] for d in dy[0]]
+        return (torch.stack([_filled(row, self.y[0]) for row in rows]),)
+
+    def unit_outer(self, dy: Outputs) -> Outputs:
+        r"""The sum over units u of :math:`r_u \langle r_u, dy\rangle`, :math:`r_u` the gradient of unit u's loss in y.
+
+        Two reverse passes through the loss alone; no gradient per unit is formed.
+        """
+        if not isinstance(self.loss, ComputesUnitLosses):
+            msg = (
+                f"{type(self.loss).__name__} has no unit_losses(y, batch), so its units cannot be told apart. "
+                "Add the method to the loss adapter: the Fishers need it."
+            )
+            raise TypeError(msg)
+        with torch.enable_grad():
+            y = _leaves(self.y)
+            losses = self.loss.unit_losses(y, self.batch)
+            ones = torch.ones_like(losses, requires_grad=True)
+            slopes = torch.autograd.grad(losses, y, ones, create_graph=True, allow_unused=True)
+            used = [i for i, s in enumerate(slopes) if s is not None and s.requires_grad]
+            rows: list[tuple[Tensor, ...]] = []
+            for k in range(dy[0].shape[0]):
+                along = [dy[i][k].to(y[i].dtype) for i in used]
+                picked = [slopes[i] for i in used]
+                # d/d(ones) of <slopes, dy> is each unit's <r_u, dy>
+                inner = torch.autograd.grad(picked, ones, along, retain_graph=True)[0] if used else torch.zeros_like(ones)
+                out = torch.autograd.grad(losses, y, inner, retain_graph=True, allow_unused=True)
+                rows.append(tuple(_filled(o, like) for o, like in zip(out, y, strict=True)))
+        return tuple(torch.stack(column).detach() for column in zip(*rows, strict=True))
+
+
+def _leaves(y: Outputs) -> Outputs:
+    return tuple(t.detach().requires_grad_() for t in y)
+
+
+def _filled(tensor: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if tensor is None else tensor.detach()

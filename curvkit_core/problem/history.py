@@ -1,0 +1,29 @@
+"""What was learned about a problem's data while it was read: shared by all blocks and operators of the problem."""
+
+from __future__ import annotations
+
+from attrs import define, field
+
+__all__ = ["History"]
+
+
+@define
+class History:
+    """Facts that come from passes over the data; no configuration.
+
+    Parameters
+    ----------
+    units : float or None
+        What the risk's sum is divided by, once a pass has told.
+    batches_seen : int
+        Batches in the last pass of this process.
+    checked : bool
+        Whether a whole pass went through the checks.
+    findings : list of str
+        What the checks could not tell, or only warned of.
+    """
+
+    units: float | None = None
+    batches_seen: int = 0
+    checked: bool = False
+    findings: list[str] = field(factory=list)

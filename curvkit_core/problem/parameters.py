@@ -1,0 +1,188 @@
+"""The parameters that a problem differentiates, as one vector: canonical names, offsets, flat and back."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from curvkit_core.backends import Segment
+from curvkit_core.problem.selection import Selector, as_selector
+
+__all__ = ["Entry", "ParameterSpace", "canonical_name"]
+
+_PARAMETRIZED = re.compile(r"parametrizations\.([^.]+)\.original(\d*)")
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+def canonical_name(name: str) -> str:
+    """Strip what wrappers add: a leading ``module.``, ``_orig_mod.``, ``parametrizations.weight.original`` -> ``weight``.
+
+    ``module.`` goes only from the front, where DistributedDataParallel puts it: inside, it may be the user's own name.
+    """
+    kept = [part for part in name.split(".") if part not in _WRAPPERS]
+    while len(kept) > 1 and kept[0] == "module":
+        kept = kept[1:]
+    return _PARAMETRIZED.sub(lambda m: m[1] + (f".original{m[2]}" if m[2] else ""), ".".join(kept))
+
+
+@frozen(kw_only=True, eq=False)
+class Entry:
+    """One selected parameter and its place in the vectors.
+
+    `aliases` are its canonical names, the first of them its own: a tied parameter has several and counts once.
+    `raw_names` are the same in the model's own spelling.
+    """
+
+    parameter: nn.Parameter
+    aliases: tuple[str, ...]
+    raw_names: tuple[str, ...]
+    offset: int
+
+    @property
+    def name(self) -> str:
+        """Canonical name."""
+        return self.aliases[0]
+
+    @property
+    def numel(self) -> int:
+        """Elements."""
+        return self.parameter.numel()
+
+    @property
+    def place(self) -> slice:
+        """Its elements in a vector."""
+        return slice(self.offset, self.offset + self.numel)
+
+
+class ParameterSpace:
+    """The selected parameters of a model in the order of ``model.named_parameters()``, tied ones once.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its parameters are referred to, never copied or written.
+    params : None, str, iterable of str, or callable
+        None: all that require grad. Globs or a function of (name, parameter) may name frozen ones as well.
+
+    Raises
+    ------
+    ValueError
+        If the model has no parameters, or none fits; near names are listed.
+    """
+
+    def __init__(self, model: nn.Module, params: str | Iterable[str] | Selector | None = None) -> None:
+        self.model = model
+        selector = as_selector(params)
+        names: dict[nn.Parameter, list[str]] = {}
+        for raw, parameter in model.named_parameters(remove_duplicate=False):
+            names.setdefault(parameter, []).append(raw)
+        if not names:
+            msg = f"{type(model).__name__} has no parameters: there is nothing to differentiate with respect to."
+            raise ValueError(msg)
+        entries: list[Entry] = []
+        offset = 0
+        for parameter, raw_names in names.items():
+            aliases = tuple(canonical_name(raw) for raw in raw_names)
+            if any(selector(alias, parameter) for alias in aliases):
+                entries.append(Entry(parameter=parameter, aliases=aliases, raw_names=tuple(raw_names), offset=offset))
+                offset += parameter.numel()
+        self.entries = tuple(entries)
+        self.n = offset
+        if not entries:
+            raise ValueError(_no_match(selector, names))
+        for entry in entries:
+            _check_kind(entry)
+        wide = reduce(torch.promote_types, (e.parameter.dtype for e in entries), torch.float32)
+        self.dtype = wide
+        self.device = entries[0].parameter.device
+        self.segments = tuple(Segment(name=e.name, numel=e.numel) for e in entries)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Canonical names in the vectors' order."""
+        return tuple(e.name for e in self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __repr__(self) -> str:
+        return f"ParameterSpace({len(self)} parameters, n={self.n:,})"
+
+    def to_named(self, vector: Tensor) -> dict[str, Tensor]:
+        """Cut a vector (n,), or rows (k, n), into ``{name: tensor shaped like the parameter}`` (views; (k, *shape))."""
+        if vector.ndim not in (1, 2) or vector.shape[-1] != self.n:
+            msg = f"vector has shape {tuple(vector.shape)}: expected ({self.n},) or (k, {self.n})."
+            raise ValueError(msg)
+        return {e.name: vector[..., e.place].reshape(*vector.shape[:-1], *e.parameter.shape) for e in self.entries}
+
+    def from_named(self, named: Mapping[str, Tensor]) -> Tensor:
+        """Lay named tensors, each shaped like its parameter, into one vector (n,): the inverse of `to_named`.
+
+        Every selected parameter must be there, under its name or one of its tied names.
+        """
+        known = {alias for e in self.entries for alias in e.aliases}
+        unknown = [name for name in named if name not in known]
+        if unknown:
+            msg = f"{unknown[0]!r} is no selected parameter.{_near(unknown[0], sorted(known))}"
+            raise ValueError(msg)
+        out = torch.empty(self.n, dtype=self.dtype, device=self.device)
+        for e in self.entries:
+            value = next((named[alias] for alias in e.aliases if alias in named), None)
+            if value is None or value.shape != e.parameter.shape:
+                got = "is missing" if value is None else f"has shape {tuple(value.shape)}"
+                msg = f"{e.name!r} {got}: expected shape {tuple(e.parameter.shape)}."
+                raise ValueError(msg)
+            out[e.place] = value.detach().reshape(-1).to(out)
+        return out
+
+    def flatten(self, tensors: Iterable[Tensor | None]) -> Tensor:
+        """Lay one tensor a parameter into a vector (n,) of the space's dtype; None counts as zeros."""
+        out = torch.zeros(self.n, dtype=self.dtype, device=self.device)
+        for entry, tensor in zip(self.entries, tensors, strict=True):
+            if tensor is not None:
+                out[entry.place] = tensor.reshape(-1).to(out)
+        return out
+
+    def unflatten(self, vector: Tensor) -> tuple[Tensor, ...]:
+        """Cut a vector (n,) into one tensor a parameter, in the parameter's own shape, dtype and device."""
+        return tuple(vector[e.place].view(e.parameter.shape).to(e.parameter) for e in self.entries)
+
+
+def _no_match(selector: Selector, names: Mapping[nn.Parameter, list[str]]) -> str:
+    known = sorted({canonical_name(raw) for raws in names.values() for raw in raws})
+    if selector is as_selector(None):
+        return (
+            f"none of the model's {len(known)} parameters requires grad. "
+            "Set requires_grad, or name the parameters in params=: frozen ones may be named."
+        )
+    patterns = getattr(selector, "patterns", ())
+    return f"params={selector!r} selects none of the model's {len(known)} parameters.{_near(patterns[0] if patterns else '', known)}"
+
+
+def _near(wanted: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(wanted.replace("*", ""), known, n=3, cutoff=0.5)
+    first = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
+    return (f" Near names: {', '.join(near)}." if near else "") + f" The model has: {first}."
+
+
+def _check_kind(entry: Entry) -> None:
+    parameter = entry.parameter
+    if isinstance(parameter, nn.UninitializedParameter):
+        problem, mend = "is not initialised", "Run the model once on a batch before building the problem."
+    elif not parameter.is_floating_point():
+        problem, mend = f"has dtype {parameter.dtype}", "Select floating-point parameters with params=."
+    elif parameter.device.type == "meta":
+        problem, mend = "is on the meta device", "Load the model's values first."
+    else:
+        return
+    msg = f"parameter {entry.name!r} {problem}: its curvature cannot be computed. {mend}"
+    raise ValueError(msg)

@@ -1,0 +1,196 @@
+r"""The problem: model, data and loss, and the risk :math:`L(\theta) = \sum_b \ell_b(\theta) / \sum_b N_b` that they define.
+
+Everything is told in sums: a batch's sum of unit losses :math:`\ell_b` and its number of units :math:`N_b`.
+:meth:`Problem.average` alone divides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from curvkit_core.backends import Backend, SingleBackend, VectorSpace
+from curvkit_core.kernels import Kernels
+from curvkit_core.losses.from_torch import as_loss_adapter
+from curvkit_core.losses.protocol import LossAdapter, UsesKernels
+from curvkit_core.problem.batches import check_reiterable, microbatches, moved
+from curvkit_core.problem.history import History
+from curvkit_core.problem.parameters import ParameterSpace
+from curvkit_core.problem.selection import Selector
+from curvkit_core.problem.untouched import untouched
+
+__all__ = ["Piece", "Problem"]
+
+_CHOICES = {
+    "weighting": ("unit", "batch-mean"),
+    "mode": ("eval", "train", "as-is"),
+    "preflight": ("error", "warn", "off"),
+}
+
+
+@frozen(kw_only=True, eq=False)
+class Piece:
+    """One microbatch on the model's device: `weight` times its sum goes into the total, `count` into the divisor."""
+
+    batch: Any
+    number: int
+    weight: float | Tensor
+    count: float | Tensor
+
+
+class Problem:
+    r"""A model, its data and its loss, seen as a function of the chosen parameters. The model is read, never written.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model wrapped by ``torch.compile`` is unwrapped: its compiled form has no second derivatives.
+    batches : iterable
+        Any re-iterable of batches: a list, a DataLoader. Batches are tuples, mappings, attrs or dataclasses of tensors.
+    loss : LossAdapter, or torch.nn.CrossEntropyLoss, MSELoss, BCEWithLogitsLoss
+        Your own function: ``CallableLoss(fn)``.
+    params : None, str, iterable of str, or callable
+        Which parameters: None is all that require grad; globs; or ``(name, parameter) -> bool``.
+    weighting : {"unit", "batch-mean"}
+        ``"unit"``: every example, or target token that is not ignored, counts alike, however the data is cut.
+        ``"batch-mean"``: every batch counts alike, for comparison with tools that average batch means.
+    mode : {"eval", "train", "as-is"}
+        The model's mode during products; each module's own is restored.
+    microbatch_size : int or None
+        Cut batches into pieces of so many rows: less memory, the same operator.
+    backend : Backend or None
+        None: this process alone.
+    kernels : Kernels
+        The kernels the loss computes with.
+    preflight : {"error", "warn", "off"}
+        What happens when a check shows a product wrong.
+    forward_context : callable or None
+        Gives a context manager for every forward pass, for autocast and the like.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For data that can be read only once, no parameters, no match, unknown options: by name, with the mend.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        loss: LossAdapter | nn.Module,
+        *,
+        params: str | Iterable[str] | Selector | None = None,
+        weighting: str = "unit",
+        mode: str = "eval",
+        microbatch_size: int | None = None,
+        backend: Backend | None = None,
+        kernels: Kernels = Kernels(),  # noqa: B008 - frozen
+        preflight: str = "error",
+        forward_context: Callable[[], AbstractContextManager[Any]] | None = None,
+    ) -> None:
+        for name, value in (("weighting", weighting), ("mode", mode), ("preflight", preflight)):
+            if value not in _CHOICES[name]:
+                msg = f"{name}={value!r} is unknown: expected one of {', '.join(map(repr, _CHOICES[name]))}."
+                raise ValueError(msg)
+        if microbatch_size is not None and (not isinstance(microbatch_size, int) or microbatch_size < 1):
+            msg = f"microbatch_size={microbatch_size!r}: expected a positive integer, or None for whole batches."
+            raise ValueError(msg)
+        if not isinstance(model, nn.Module):
+            msg = f"model is a {type(model).__name__}: expected a torch.nn.Module."
+            raise TypeError(msg)
+        self.model: nn.Module = getattr(model, "_orig_mod", model)
+        adapter = as_loss_adapter(loss)
+        self.loss: LossAdapter = adapter.with_kernels(kernels) if isinstance(adapter, UsesKernels) else adapter
+        self.kernels = kernels
+        self.batches = check_reiterable(batches)
+        self.parameters = ParameterSpace(self.model, params)
+        self.weighting = weighting
+        self.mode = mode
+        self.microbatch_size = microbatch_size
+        self.backend: Backend = backend if backend is not None else SingleBackend()
+        self.preflight = preflight
+        self.forward_context = forward_context
+        self.space: VectorSpace = self.backend.space(self.parameters)
+        self.history = History()
+        #: A line for people: what this network is. Builders of problems may set it.
+        self.description = ""
+
+    def __repr__(self) -> str:
+        return f"Problem({type(self.model).__name__}, {type(self.loss).__name__}, n={self.parameters.n:,})"
+
+    def restrict(self, params: str | Iterable[str] | Selector) -> Problem:
+        """The same model, data and loss as a function of fewer, or other, parameters; shares data and checks."""
+        twin = object.__new__(Problem)
+        twin.__dict__.update(self.__dict__)
+        twin.parameters = ParameterSpace(self.model, params)
+        twin.space = self.backend.space(twin.parameters)
+        return twin
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Surround a pass over the data: the model's mode, the backend's context; all as it was afterwards."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(mode=False))
+            stack.enter_context(untouched(self.model, self.mode))
+            stack.enter_context(self.backend.context(self.model))
+            yield
+
+    def pieces(self) -> Iterator[Piece]:
+        """Every microbatch of every batch, in the data's order."""
+        device = self.parameters.device
+        for number, batch in enumerate(self.batches):
+            batch = moved(batch, device)
+            units = self.loss.num_units(batch) if self.weighting == "batch-mean" else None
+            if units is not None and float(units) == 0:
+                msg = f"batch {number} has no units (all targets ignored): weighting='batch-mean' cannot divide by it."
+                raise ValueError(msg)
+            for part, micro in enumerate(microbatches(batch, self.microbatch_size)):
+                if units is None:
+                    yield Piece(batch=micro, number=number, weight=1.0, count=self.loss.num_units(micro))
+                else:
+                    yield Piece(batch=micro, number=number, weight=1.0 / float(units), count=1.0 if part == 0 else 0.0)
+
+    def average(self, total: Tensor, count: Tensor) -> Tensor:
+        """Reduce sum and count over the ranks and divide: the one place that does."""
+        total, count = self.backend.reduce((total, count))
+        units = float(count)
+        if not units > 0:
+            seen = "no batches" if self.history.batches_seen == 0 else "no units: all targets are ignored"
+            msg = f"the data ({type(self.batches).__name__}) gave {seen}. Pass at least one batch with a target that counts."
+            raise ValueError(msg)
+        self.history.units = units
+        return total / units
+
+    @property
+    def num_units(self) -> float:
+        """What the risk's sum is divided by, over all data and ranks. Known after one product; else one pass over the data."""
+        if self.history.units is None:
+            count = torch.zeros((), dtype=torch.float64)
+            for piece in self.pieces():
+                self.history.batches_seen = piece.number + 1
+                count += float(piece.count)
+            self.average(torch.zeros(1, dtype=torch.float64), count)
+        units = self.history.units
+        assert units is not None
+        return units
+
+    def describe(self) -> dict[str, Any]:
+        """Plain facts for records: description, model, loss, size, weighting, dtype, device."""
+        return {
+            "description": self.description,
+            "model": type(self.model).__name__,
+            "loss": type(self.loss).__name__,
+            "n": self.parameters.n,
+            "parameters": len(self.parameters),
+            "weighting": self.weighting,
+            "mode": self.mode,
+            "microbatch_size": self.microbatch_size,
+            "dtype": str(self.parameters.dtype).removeprefix("torch."),
+            "device": str(self.parameters.device),
+            "ranks": self.backend.world.size,
+        }
