@@ -1,0 +1,59 @@
+"""What an algorithm is: plain configuration, four methods, and state that is data (reverse communication).
+
+An algorithm never multiplies. It is asked which vectors to multiply, told the products, and can give its result at any
+moment. So every algorithm has budgets, progress, interruption and resumption from the driver, third parties' too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from attrs import frozen
+from torch import Tensor
+
+from curvkit_core.backends import VectorSpace
+
+__all__ = ["Algorithm", "Progress", "ReportsProgress"]
+
+
+@frozen(kw_only=True)
+class Progress:
+    """How far: `done` products of about `total` (None: not known), and a few words."""
+
+    done: int
+    total: int | None = None
+    note: str = ""
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """A frozen attrs class; its fields are its configuration: plain, hashable, no tensors.
+
+    The state is an attrs class of tensors and scalars. A class attribute ``needs_symmetric = True`` makes the driver
+    refuse operators that are not symmetric.
+    """
+
+    def init(self, space: VectorSpace, **inputs: Any) -> Any:
+        """Start: no product yet. Tensors (start vectors, right-hand sides) come in here. ValueError: cannot run so."""
+        ...
+
+    def ask(self, state: Any, max_rows: int) -> Tensor | None:
+        """The vectors to multiply next, at most `max_rows` rows; None when done. From the state alone."""
+        ...
+
+    def tell(self, space: VectorSpace, state: Any, V: Tensor, AV: Tensor) -> Any:
+        """Take in the products AV of the rows V that were asked. Consumes the old state and may reuse its buffers."""
+        ...
+
+    def result(self, space: VectorSpace, state: Any) -> Any:
+        """The result so far, a frozen attrs class; right at any moment, and says whether it has converged."""
+        ...
+
+
+@runtime_checkable
+class ReportsProgress(Protocol):
+    """An algorithm that can tell how far it is."""
+
+    def progress(self, state: Any) -> Progress:
+        """How far; costs no product and does not wait for the device."""
+        ...
