@@ -1,4 +1,4 @@
-"""Lazy packages (PEP 562): a package's public names are imported on first use, so a config module beside a heavy one stays light."""
+"""Lazy packages (PEP 562): names are imported on first use, so a config module beside a heavy one stays light."""
 
 from __future__ import annotations
 

@@ -158,7 +158,8 @@ def _check_finite(AV: Tensor, op: CurvatureOperator, number: int) -> None:
             where = next(f"parameter {e.name!r}" for e in entries if e.place.start <= first < e.place.stop)
     msg = (
         f"product {number} of {op!r} is not finite, first in {where}. "
-        "Mend: look for inf or NaN in the data, for a loss without a second derivative there, or for overflow in float16."
+        "Mend: look for inf or NaN in the data, for a loss without a second derivative there, or for "
+        "overflow in float16."
     )
     raise NonFiniteProductError(msg)
 

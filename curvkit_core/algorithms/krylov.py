@@ -36,7 +36,7 @@ def orthogonalize(space: VectorSpace, w: Tensor, basis: Tensor) -> tuple[Tensor,
 
 
 def unit_random(space: VectorSpace, seed: int, index: int, basis: Tensor) -> Tensor:
-    """Random unit row number `index` of the stream `seed`, orthogonal to `basis`; zero if the basis spans everything."""
+    """Random unit row number `index` of the stream `seed`, orthogonal to `basis`; zero if that spans everything."""
     row = space.random("gaussian", seed, index, 1)
     if len(basis) >= space.n:
         return row.zero_()
@@ -51,6 +51,8 @@ def start_row(space: VectorSpace, start: Tensor | None, seed: int) -> Tensor:
     row = space.check(start, "start").clone()
     norm = float(space.norms(row)[0])
     if len(row) != 1 or not 0.0 < norm < float("inf"):
-        msg = f"start has shape {tuple(start.shape)} and norm {norm}: expected one finite vector ({space.n},), not zero."
+        msg = (
+            f"start has shape {tuple(start.shape)} and norm {norm}: expected one finite vector ({space.n},), not zero."
+        )
         raise ValueError(msg)
     return row.div_(norm)

@@ -6,6 +6,7 @@ moment. So every algorithm has budgets, progress, interruption and resumption fr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from attrs import frozen
@@ -33,8 +34,12 @@ class Algorithm(Protocol):
     refuse operators that are not symmetric.
     """
 
-    def init(self, space: VectorSpace, **inputs: Any) -> Any:
-        """Start: no product yet. Tensors (start vectors, right-hand sides) come in here. ValueError: cannot run so."""
+    @property
+    def init(self) -> Callable[..., Any]:
+        """``init(space, **inputs) -> state``, a method: start, with no product yet.
+
+        Tensors (start vectors, right-hand sides) come in here, by name; ValueError: it cannot run so.
+        """
         ...
 
     def ask(self, state: Any, max_rows: int) -> Tensor | None:

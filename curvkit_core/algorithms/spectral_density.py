@@ -1,4 +1,4 @@
-r"""The spectral density :math:`\phi(t) = \frac1n\sum_i\delta(t-\lambda_i)`, smoothed, by stochastic Lanczos quadrature [1]_.
+r"""The smoothed spectral density :math:`\frac1n\sum_i g_\sigma(t-\lambda_i)` by stochastic Lanczos quadrature [1]_.
 
 For a random unit probe, Lanczos gives Ritz values and squared first components: a Gauss quadrature rule of the probe's
 spectral measure. Probes are independent, which gives the band. The basis is fully reorthogonalised: no ghosts.
@@ -188,9 +188,12 @@ def density_from_quadrature(
         extent = max(high - low, torch.finfo(torch.float64).eps ** 0.5 * max(abs(low), abs(high)))
         sigma = (extent or 1.0) / 200.0
     grid = torch.linspace(low - _MARGIN * sigma, high + _MARGIN * sigma, grid_size, dtype=torch.float64)
-    per_probe = torch.stack([
-        (w[:, None] * torch.exp(-0.5 * ((grid - t[:, None]) / sigma) ** 2)).sum(0) for t, w in zip(nodes, weights, strict=True)
-    ]) / (sigma * math.sqrt(2.0 * math.pi))
+    per_probe = torch.stack(
+        [
+            (w[:, None] * torch.exp(-0.5 * ((grid - t[:, None]) / sigma) ** 2)).sum(0)
+            for t, w in zip(nodes, weights, strict=True)
+        ]
+    ) / (sigma * math.sqrt(2.0 * math.pi))
     density = per_probe.mean(0)
     if len(nodes) == 1:
         return grid, density, torch.full_like(density, float("nan")), sigma

@@ -65,7 +65,7 @@ class Trace:
         return self._estimator.progress(state)
 
     @property
-    def _estimator(self) -> Any:
+    def _estimator(self) -> Hutchinson | HutchPlusPlus:
         return _METHODS[self.method](num_matvecs=self.num_matvecs, probes=self.probes, seed=self.seed)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from attrs import frozen
+from attrs import Factory, frozen
 from torch import Tensor, nn
 
 from curvkit_core.backends.protocol import Layout, World
@@ -19,7 +19,7 @@ __all__ = ["SingleBackend"]
 class SingleBackend:
     """The backend of one process: sums are already whole, all data is its own."""
 
-    world: World = World()
+    world: World = Factory(World)
 
     def space(self, parameters: Layout) -> VectorSpace:
         """Vectors lie whole on the parameters' device."""

@@ -62,15 +62,17 @@ class Linearization(ABC):
         return self.vjp(tuple(_filled(d, like)[None] for d, like in zip(du, y, strict=True)))[0]
 
     def loss_curvature(self, dy: Outputs) -> Outputs:
-        """The loss's own curvature at y times dy: in closed form where the loss has one, else by autograd (one tensor y).
+        """The loss's own curvature at y times dy: in closed form where the loss has one, else by autograd.
 
-        For y of several tensors the Hessian in y is not the Gauss-Newton matrix, so a closed form is required.
+        Autograd needs y = (z,): for several tensors the Hessian in y is not the Gauss-Newton matrix, and a closed form
+        is required.
         """
         if isinstance(self.loss, GivesGGN):
             return self.loss.ggn(self.y, self.batch, dy)
         if len(self.y) != 1:
             msg = (
-                f"{type(self.loss).__name__} hands over {len(self.y)} tensors and has no ggn(y, batch, dy): the Hessian in "
+                f"{type(self.loss).__name__} hands over {len(self.y)} tensors and has no ggn(y, batch, dy): the "
+                "Hessian in "
                 "several outputs is not the Gauss-Newton matrix. Add the method ggn to the loss adapter."
             )
             raise TypeError(msg)
@@ -104,7 +106,9 @@ class Linearization(ABC):
                 along = [dy[i][k].to(y[i].dtype) for i in used]
                 picked = [slopes[i] for i in used]
                 # d/d(ones) of <slopes, dy> is each unit's <r_u, dy>
-                inner = torch.autograd.grad(picked, ones, along, retain_graph=True)[0] if used else torch.zeros_like(ones)
+                inner = (
+                    torch.autograd.grad(picked, ones, along, retain_graph=True)[0] if used else torch.zeros_like(ones)
+                )
                 out = torch.autograd.grad(losses, y, inner, retain_graph=True, allow_unused=True)
                 rows.append(tuple(_filled(o, like) for o, like in zip(out, y, strict=True)))
         return tuple(torch.stack(column).detach() for column in zip(*rows, strict=True))

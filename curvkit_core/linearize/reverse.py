@@ -1,8 +1,8 @@
 r"""Strategy `reverse`: everything by reverse mode on one forward graph.
 
-:math:`J^\top u` is a backward pass; :math:`J v` differentiates :math:`J^\top u`, which is linear in u, in u; the Hessian's
-product differentiates the gradient (Pearlmutter, Neural Computation 6(1), 1994). Cost in forwards F: hvp 9F with its
-forward, J v and J^T u together 7F.
+:math:`J^\top u` is a backward pass; :math:`J v` differentiates :math:`J^\top u`, which is linear in u, in u; the
+Hessian's product differentiates the gradient (Pearlmutter, Neural Computation 6(1), 1994). Cost in forwards F:
+hvp 9F with its forward, J v and J^T u together 7F.
 """
 
 from __future__ import annotations
@@ -87,18 +87,20 @@ class ReverseLinearization(Linearization):
         if not live:
             return torch.zeros((rows, self.parameters.n), dtype=self.parameters.dtype, device=self.parameters.device)
         outputs = [self._outputs[i] for i in live]
-        return torch.stack([
-            self.parameters.flatten(
-                torch.autograd.grad(
-                    outputs,
-                    self._leaves,
-                    [u[i][k].to(self.y[i].dtype) for i in live],
-                    retain_graph=True,
-                    allow_unused=True,
+        return torch.stack(
+            [
+                self.parameters.flatten(
+                    torch.autograd.grad(
+                        outputs,
+                        self._leaves,
+                        [u[i][k].to(self.y[i].dtype) for i in live],
+                        retain_graph=True,
+                        allow_unused=True,
+                    )
                 )
-            )
-            for k in range(rows)
-        ])
+                for k in range(rows)
+            ]
+        )
 
     def hvp(self, V: Tensor) -> Tensor:
         """The loss sum's Hessian times each row: one reverse pass a row through the gradient's graph, built once."""

@@ -17,5 +17,5 @@ _WHERE = {
     "build_cross_entropy": "curvkit_core.losses.build",
     "build_mse": "curvkit_core.losses.build",
 }
-__all__ = sorted(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = list(_WHERE)
 __getattr__, __dir__ = lazy_names(__name__, _WHERE)

@@ -51,8 +51,10 @@ class BatchLayout:
         out = getattr(out, "logits", out)
         if not isinstance(out, Tensor):
             msg = (
-                f"{type(model).__name__} returned a {type(out).__name__}: expected a tensor, or an object with .logits. "
-                "Wrap the model so that it returns the tensor, or write a loss adapter with its own outputs(model, batch)."
+                f"{type(model).__name__} returned a {type(out).__name__}: expected a tensor, or an object with "
+                ".logits. "
+                "Wrap the model so that it returns the tensor, or write a loss adapter with its own outputs(model, "
+                "batch)."
             )
             raise TypeError(msg)
         return out
@@ -62,7 +64,10 @@ class BatchLayout:
             if key in fields:
                 return key
         expected = repr(self.target) if self.target is not None else "one of " + ", ".join(_TARGET_KEYS)
-        msg = f"the batch has the keys {', '.join(map(str, fields))}: expected {expected}. Pass target='its key' to the loss."
+        msg = (
+            f"the batch has the keys {', '.join(map(str, fields))}: expected "
+            f"{expected}. Pass target='its key' to the loss."
+        )
         raise ValueError(msg)
 
 

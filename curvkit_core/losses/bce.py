@@ -1,8 +1,8 @@
 r"""Binary cross-entropy on logits.
 
 A unit is an example (a row of the outputs); its loss is the mean over the example's D labels, so the risk equals
-``torch.nn.BCEWithLogitsLoss()`` over the whole data. With weights c on positive labels the loss's own Hessian is diagonal,
-:math:`\frac1D (c t + 1 - t)\, p(1-p)`.
+``torch.nn.BCEWithLogitsLoss()`` over the whole data. With weights c on positive labels the loss's own Hessian is
+diagonal, :math:`\frac1D (c t + 1 - t)\, p(1-p)`.
 """
 
 from __future__ import annotations

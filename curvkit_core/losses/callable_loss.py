@@ -63,7 +63,8 @@ class CallableLoss:
         first = next(tensors(batch), None)
         if first is None or first.ndim == 0:
             msg = (
-                f"the number of units in a batch of type {type(batch).__name__} cannot be told: it holds no tensor with "
+                f"the number of units in a batch of type {type(batch).__name__} cannot be told: it holds no tensor "
+                "with "
                 "a leading axis. Pass num_units=, a function of the batch."
             )
             raise ValueError(msg)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import torch
-from attrs import evolve, field, frozen, validators
+from attrs import Factory, evolve, field, frozen, validators
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -50,7 +50,7 @@ class CrossEntropyLoss:
     weight: Tensor | None = None
     target: str | None = None
     inputs: tuple[str, ...] | None = None
-    kernels: Kernels = Kernels()
+    kernels: Kernels = Factory(Kernels)
 
     def outputs(self, model: nn.Module, batch: Any) -> Outputs:
         """Logits, shape (N, C, ...): any rank from 2."""
@@ -103,7 +103,10 @@ class CrossEntropyLoss:
         target = self._layout.target_of(batch)
         expected = logits.shape if target.is_floating_point() else logits.shape[:1] + logits.shape[2:]
         if target.shape != expected:
-            msg = f"targets have shape {tuple(target.shape)}, logits {tuple(logits.shape)}: expected targets {tuple(expected)}."
+            msg = (
+                f"targets have shape {tuple(target.shape)}, logits "
+                f"{tuple(logits.shape)}: expected targets {tuple(expected)}."
+            )
             raise ValueError(msg)
         rows = logits.movedim(1, -1).reshape(-1, logits.shape[1])
         flat = target.movedim(1, -1).reshape(rows.shape) if target.is_floating_point() else target.reshape(-1)
@@ -118,7 +121,9 @@ class CrossEntropyLoss:
             target = target.to(rows)
         else:
             keep = target != self.ignore_index
-            rows = torch.where(keep[:, None], rows, 0.0)  # by where: inf or NaN in an ignored row must not reach the sum
+            rows = torch.where(
+                keep[:, None], rows, 0.0
+            )  # by where: inf or NaN in an ignored row must not reach the sum
         losses = functional.cross_entropy(
             rows,
             target,
@@ -133,7 +138,11 @@ class CrossEntropyLoss:
         """s of each row: the sum over classes of its smoothed, weighted target; 0 for an ignored row."""
         classes, smooth = rows.shape[1], self.label_smoothing
         wide = torch.promote_types(rows.dtype, torch.float32)
-        weight = torch.ones(classes, dtype=wide, device=rows.device) if self.weight is None else self.weight.to(rows.device, wide)
+        weight = (
+            torch.ones(classes, dtype=wide, device=rows.device)
+            if self.weight is None
+            else self.weight.to(rows.device, wide)
+        )
         spread = smooth / classes * weight.sum()
         if target.is_floating_point():
             # smoothing replaces t by (1 - eps) t + eps / C, then each class is weighted

@@ -46,7 +46,8 @@ class MSELoss:
         prediction, target = y[0], self._layout.target_of(batch)
         if prediction.shape != target.shape:
             msg = (
-                f"predictions have shape {tuple(prediction.shape)}, targets {tuple(target.shape)}: expected equal shapes "
+                f"predictions have shape {tuple(prediction.shape)}, targets {tuple(target.shape)}: expected equal "
+                "shapes "
                 "(broadcasting would average over pairs). Reshape the target, for instance target[:, None]."
             )
             raise ValueError(msg)

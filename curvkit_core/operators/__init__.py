@@ -13,5 +13,5 @@ _WHERE = {
     "build_ggn": "curvkit_core.operators.build",
     "build_hessian": "curvkit_core.operators.build",
 }
-__all__ = sorted(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = list(_WHERE)
 __getattr__, __dir__ = lazy_names(__name__, _WHERE)

@@ -44,7 +44,9 @@ class SumOperator(CurvatureOperator):
 
     def __init__(self, left: CurvatureOperator, right: CurvatureOperator) -> None:
         _check_fit(left, right, "+")
-        super().__init__(left.space, symmetric=left.symmetric and right.symmetric, problem=left.problem or right.problem)
+        super().__init__(
+            left.space, symmetric=left.symmetric and right.symmetric, problem=left.problem or right.problem
+        )
         self.left, self.right = left, right
 
     def rows_product(self, V: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ class CurvatureOperator(ABC):
         if V.ndim != 2:
             msg = f"V has shape {tuple(V.shape)}: expected rows of vectors, (k, {self.n}). For one vector write A @ v."
             raise ValueError(msg)
-        return self.rows_product(self.space.check(V, "V"))
+        with torch.inference_mode(mode=False):  # autograd may be needed inside, and the result outside
+            return self.rows_product(self.space.check(V, "V"))
 
     def __matmul__(self, other: Any) -> Any:
         """A @ v for one vector of shape (n,); A @ B for an operator B."""
@@ -83,11 +84,14 @@ class CurvatureOperator(ABC):
 
             return ProductOperator(self, other)
         if not isinstance(other, Tensor):
-            msg = f"A @ {type(other).__name__}: expected a torch.Tensor of shape ({self.n},). For NumPy use A.to_scipy()."
+            msg = (
+                f"A @ {type(other).__name__}: expected a torch.Tensor of shape ({self.n},). For NumPy use A.to_scipy()."
+            )
             raise TypeError(msg)
         if other.ndim != 1:
             msg = (
-                f"A @ V with V of shape {tuple(other.shape)}: expected one vector ({self.n},). For several vectors as rows "
+                f"A @ V with V of shape {tuple(other.shape)}: expected one vector ({self.n},). For several vectors as "
+                "rows "
                 "write A.apply(V); for columns, as SciPy has them, A.to_scipy() @ V."
             )
             raise ValueError(msg)
@@ -111,7 +115,10 @@ class CurvatureOperator(ABC):
 
     def __sub__(self, other: Any) -> CurvatureOperator:
         if isinstance(other, Real):
-            msg = f"A - {other!r} is ambiguous: expected an operator. For A - {other!r} I write A.shift({-float(other)!r})."
+            msg = (
+                f"A - {other!r} is ambiguous: expected an operator. For A - "
+                f"{other!r} I write A.shift({-float(other)!r})."
+            )
             raise TypeError(msg)
         return self + (-1.0) * other if isinstance(other, CurvatureOperator) else NotImplemented
 
@@ -134,7 +141,10 @@ class CurvatureOperator(ABC):
             Above n = 20,000, where the matrix no longer fits a usual machine.
         """
         if self.n > _DENSE_LIMIT:
-            msg = f"to_dense() of an operator with n={self.n:,}: expected n <= {_DENSE_LIMIT:,}. Use products, or a submatrix."
+            msg = (
+                f"to_dense() of an operator with n={self.n:,}: expected n <= "
+                f"{_DENSE_LIMIT:,}. Use products, or a submatrix."
+            )
             raise ValueError(msg)
         columns = []
         for low in range(0, self.n, block):

@@ -9,14 +9,14 @@ __all__ = ["EmpiricalFisherConfig", "GGNConfig", "HessianConfig"]
 
 @frozen(kw_only=True)
 class HessianConfig:
-    """The Hessian of the data's risk. No options of its own; `params` restricts it, as any operator."""
+    """The Hessian of the data's risk. No options of its own; `params` restricts it."""
 
 
 @frozen(kw_only=True)
 class GGNConfig:
-    """The generalized Gauss-Newton matrix. No options of its own; `params` restricts it, as any operator."""
+    """The generalized Gauss-Newton matrix. No options of its own; `params` restricts it."""
 
 
 @frozen(kw_only=True)
 class EmpiricalFisherConfig:
-    """The uncentred covariance of the units' gradients. No options of its own; `params` restricts it, as any operator."""
+    """The uncentred covariance of the units' gradients. No options of its own; `params` restricts it."""

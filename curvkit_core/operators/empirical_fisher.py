@@ -17,9 +17,9 @@ __all__ = ["EmpiricalFisherOperator"]
 class EmpiricalFisherOperator(DataOperator):
     r"""The uncentred covariance :math:`\frac1N\sum_u g_u g_u^\top` of the units' gradients :math:`g_u = \nabla\ell_u`.
 
-    Positive semidefinite. Not the Fisher: its targets are the data's, not the model's (Kunstner, Balles, Hennig, NeurIPS
-    2019). A product is :math:`J_\ell^\top (J_\ell v)`, J_l the Jacobian of the units' losses: O(n) memory, no gradient is
-    formed per unit; 7/3 gradients in time.
+    Positive semidefinite. Not the Fisher: its targets are the data's, not the model's (Kunstner, Balles, Hennig,
+    NeurIPS 2019). A product is :math:`J_\ell^\top (J_\ell v)`, J_l the Jacobian of the units' losses: O(n) memory, no
+    gradient is formed per unit; 7/3 gradients in time.
 
     Parameters
     ----------

@@ -53,7 +53,10 @@ class LambdaOperator(CurvatureOperator):
         for v in V:
             product = self.fn(v.to(self.fn_dtype))
             if product.shape != v.shape:
-                msg = f"fn returned shape {tuple(product.shape)} for a vector of shape {tuple(v.shape)}: expected the same."
+                msg = (
+                    f"fn returned shape {tuple(product.shape)} for a vector "
+                    f"of shape {tuple(v.shape)}: expected the same."
+                )
                 raise ValueError(msg)
             rows.append(product.to(v))
         return torch.stack(rows)

@@ -15,7 +15,7 @@ __all__ = ["to_scipy"]
 
 
 def to_scipy(op: CurvatureOperator) -> LinearOperator:
-    """Export `op`: products with columns, by way of `op`'s device and dtype. A symmetric operator is its own adjoint."""
+    """Export `op`: products with columns, on `op`'s device. A symmetric operator is its own adjoint."""
     try:
         import numpy
         from scipy.sparse.linalg import LinearOperator

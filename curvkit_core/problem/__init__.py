@@ -8,5 +8,5 @@ _WHERE = {
     "match_names": "curvkit_core.problem.selection",
     "match_regex": "curvkit_core.problem.selection",
 }
-__all__ = sorted(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = list(_WHERE)
 __getattr__, __dir__ = lazy_names(__name__, _WHERE)

@@ -16,7 +16,10 @@ __all__ = ["check_reiterable", "leading_size", "microbatches", "moved"]
 def check_reiterable(batches: Any) -> Iterable[Any]:
     """Return `batches` if it can be read again and again; a tensor or a one-shot iterator is refused with the mend."""
     if isinstance(batches, Tensor | str | dict):
-        msg = f"batches is a {type(batches).__name__}: expected an iterable of batches. For one batch pass a list: [batch]."
+        msg = (
+            f"batches is a {type(batches).__name__}: expected an iterable "
+            "of batches. For one batch pass a list: [batch]."
+        )
         raise TypeError(msg)
     if not isinstance(batches, Iterable):
         msg = f"batches={batches!r} is no iterable: expected a list of batches or a DataLoader."
@@ -31,7 +34,7 @@ def check_reiterable(batches: Any) -> Iterable[Any]:
 
 
 def moved(batch: Any, device: torch.device) -> Any:
-    """The batch with every tensor on `device`. Tensors made under inference_mode are refused: autograd cannot save them."""
+    """The batch with every tensor on `device`. Tensors made under inference_mode are refused."""
     for tensor in tensors(batch):
         if tensor.is_inference():
             msg = (

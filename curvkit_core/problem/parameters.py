@@ -21,7 +21,7 @@ _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 
 
 def canonical_name(name: str) -> str:
-    """Strip what wrappers add: a leading ``module.``, ``_orig_mod.``, ``parametrizations.weight.original`` -> ``weight``.
+    """Strip what wrappers add: a leading ``module.``, ``_orig_mod.``; ``parametrizations.w.original`` becomes ``w``.
 
     ``module.`` goes only from the front, where DistributedDataParallel puts it: inside, it may be the user's own name.
     """
@@ -90,14 +90,13 @@ class ParameterSpace:
         for parameter, raw_names in names.items():
             aliases = tuple(canonical_name(raw) for raw in raw_names)
             if any(selector(alias, parameter) for alias in aliases):
+                _check_kind(aliases[0], parameter)
                 entries.append(Entry(parameter=parameter, aliases=aliases, raw_names=tuple(raw_names), offset=offset))
                 offset += parameter.numel()
         self.entries = tuple(entries)
         self.n = offset
         if not entries:
             raise ValueError(_no_match(selector, names))
-        for entry in entries:
-            _check_kind(entry)
         wide = reduce(torch.promote_types, (e.parameter.dtype for e in entries), torch.float32)
         self.dtype = wide
         self.device = entries[0].parameter.device
@@ -165,7 +164,8 @@ def _no_match(selector: Selector, names: Mapping[nn.Parameter, list[str]]) -> st
             "Set requires_grad, or name the parameters in params=: frozen ones may be named."
         )
     patterns = getattr(selector, "patterns", ())
-    return f"params={selector!r} selects none of the model's {len(known)} parameters.{_near(patterns[0] if patterns else '', known)}"
+    near = _near(patterns[0] if patterns else "", known)
+    return f"params={selector!r} selects none of the model's {len(known)} parameters.{near}"
 
 
 def _near(wanted: str, known: list[str]) -> str:
@@ -174,8 +174,7 @@ def _near(wanted: str, known: list[str]) -> str:
     return (f" Near names: {', '.join(near)}." if near else "") + f" The model has: {first}."
 
 
-def _check_kind(entry: Entry) -> None:
-    parameter = entry.parameter
+def _check_kind(name: str, parameter: nn.Parameter) -> None:
     if isinstance(parameter, nn.UninitializedParameter):
         problem, mend = "is not initialised", "Run the model once on a batch before building the problem."
     elif not parameter.is_floating_point():
@@ -184,5 +183,5 @@ def _check_kind(entry: Entry) -> None:
         problem, mend = "is on the meta device", "Load the model's values first."
     else:
         return
-    msg = f"parameter {entry.name!r} {problem}: its curvature cannot be computed. {mend}"
+    msg = f"parameter {name!r} {problem}: its curvature cannot be computed. {mend}"
     raise ValueError(msg)

@@ -1,4 +1,4 @@
-r"""The problem: model, data and loss, and the risk :math:`L(\theta) = \sum_b \ell_b(\theta) / \sum_b N_b` that they define.
+r"""The problem: model, data and loss, and their risk :math:`L(\theta) = \sum_b \ell_b(\theta) / \sum_b N_b`.
 
 Everything is told in sums: a batch's sum of unit losses :math:`\ell_b` and its number of units :math:`N_b`.
 :meth:`Problem.average` alone divides.
@@ -135,7 +135,6 @@ class Problem:
     def opened(self) -> Iterator[None]:
         """Surround a pass over the data: the model's mode, the backend's context; all as it was afterwards."""
         with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(mode=False))
             stack.enter_context(untouched(self.model, self.mode))
             stack.enter_context(self.backend.context(self.model))
             yield
@@ -161,14 +160,17 @@ class Problem:
         units = float(count)
         if not units > 0:
             seen = "no batches" if self.history.batches_seen == 0 else "no units: all targets are ignored"
-            msg = f"the data ({type(self.batches).__name__}) gave {seen}. Pass at least one batch with a target that counts."
+            msg = (
+                f"the data ({type(self.batches).__name__}) gave {seen}. Pass "
+                "at least one batch with a target that counts."
+            )
             raise ValueError(msg)
         self.history.units = units
         return total / units
 
     @property
     def num_units(self) -> float:
-        """What the risk's sum is divided by, over all data and ranks. Known after one product; else one pass over the data."""
+        """What the risk's sum is divided by, over all data and ranks: known after a product, else by a pass."""
         if self.history.units is None:
             count = torch.zeros((), dtype=torch.float64)
             for piece in self.pieces():

@@ -28,14 +28,20 @@ def build(config: PythonProblemConfig) -> Problem:
     except ModuleNotFoundError as error:
         if error.name is None or not module_name.startswith(error.name):
             raise
-        msg = f"factory={config.factory!r}: no module {module_name!r} in {folder} or the environment. Set path= to its folder."
+        msg = (
+            f"factory={config.factory!r}: no module {module_name!r} in {folder} "
+            "or the environment. Set path= to its folder."
+        )
         raise ValueError(msg) from error
     finally:
         sys.path.remove(folder)
     function = module
     for part in attribute.split("."):
         if not hasattr(function, part):
-            msg = f"factory={config.factory!r}: module {module_name!r} was imported from {module.__file__}, and has no {attribute!r}."
+            msg = (
+                f"factory={config.factory!r}: module {module_name!r} was imported "
+                f"from {module.__file__}, and has no {attribute!r}."
+            )
             raise ValueError(msg)
         function = getattr(function, part)
     if not callable(function):

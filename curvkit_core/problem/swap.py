@@ -57,4 +57,4 @@ def _refresh_flat_weights(module: nn.Module) -> None:
     """Recurrent modules keep a second list of their weights, which their forward reads."""
     names = getattr(module, "_flat_weights_names", None)
     if names is not None:
-        module._flat_weights = [getattr(module, name, None) for name in names]
+        module.__dict__["_flat_weights"] = [getattr(module, name, None) for name in names]

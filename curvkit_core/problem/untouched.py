@@ -13,7 +13,7 @@ __all__ = ["untouched"]
 
 @contextmanager
 def untouched(model: nn.Module, mode: str) -> Iterator[None]:
-    """Run with the model in `mode` ("eval", "train" or "as-is"); give back every module's own flag and the random state.
+    """Run with the model in `mode` (eval, train or as-is); then every module's own flag and the random state are back.
 
     Modules keep separate flags (a frozen BatchNorm in a training model), so each one's is restored.
     """
