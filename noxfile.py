@@ -1,0 +1,151 @@
+"""What can be run on a checkout: `nox -l` lists it, `nox -s demo` and `nox -s tests` are the README's two.
+
+Every session makes its own environment with the standard library's venv and pip, pinned by constraints.txt,
+and keeps it for the next run. Arguments after `--` go to the session's main command:
+`nox -s tests -- -k eigsh`.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests", "lint"]
+
+ROOT = Path(__file__).parent
+PLUGINS = ("hf", "tlens", "triton", "ddp")
+ACME = "examples/plugins/acme_curvature"
+# Pinned build tools, installed once, instead of an isolated build environment for each of the packages.
+BUILD_TOOLS = ("hatchling", "editables")
+# The networks here are small: one thread is as fast as two, and on a machine that is busy up to ten times faster,
+# because threads that share a core wait for each other.
+ONE_THREAD = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+TEST_TOOLS = ("import-linter",)
+LINT_TOOLS = ("import-linter", "mypy", "ruff")
+
+
+def install(session: nox.Session, *packages: str) -> None:
+    """Install with the pins of constraints.txt."""
+    session.install("-c", str(ROOT / "constraints.txt"), *packages)
+
+
+def install_core(session: nox.Session, *extras: str) -> None:
+    """Install core from the tree, editable, with these extras."""
+    session.log("installing core and what it depends on (torch is large: a first run takes minutes)")
+    install(session, *BUILD_TOOLS)
+    install(session, "--no-build-isolation", "-e", f".[{','.join(extras)}]" if extras else ".")
+
+
+def install_plugins(session: nox.Session) -> None:
+    """Install the four plugins from the tree, editable, without what they depend on.
+
+    Their own tests need neither transformers, transformer-lens nor triton: a plugin module imports nothing
+    heavy. `nox -s plugin` installs each with all that it asks for.
+    """
+    session.log("installing the plugins by path, without their dependencies")
+    editable = [part for name in PLUGINS for part in ("-e", f"plugins/curvkit_{name}")]
+    session.install("--no-deps", "--no-build-isolation", *editable)
+
+
+def build_wheel(session: nox.Session, path: str, folder: Path) -> str:
+    """Build the wheel of the package at `path` into `folder`, in an isolated build environment."""
+    session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), path)
+    return str(next(folder.glob("*.whl")))
+
+
+def fresh_folder(session: nox.Session, name: str) -> Path:
+    """Make an empty folder inside the session's temporary one, from where the tree is not importable."""
+    folder = Path(session.create_tmp()).resolve() / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Train a small network on handwritten digits and print its curvature."""
+    install_core(session, "plot", "demo")
+    session.run("curvkit", "run", "examples/digits.toml", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests of core and of all plugins together."""
+    install_core(session, "plot", "demo", "testing")
+    install_plugins(session)
+    install(session, *TEST_TOOLS)
+    session.run("curvkit", "list-plugins", "--strict")
+    session.run("pytest", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def core(session: nox.Session) -> None:
+    """Check core's wheel alone, outside the tree: only `core` is listed, and it computes."""
+    folder = fresh_folder(session, "core")
+    wheel = build_wheel(session, ".", folder)
+    install(session, wheel)
+    session.install("--force-reinstall", "--no-deps", wheel)
+    session.chdir(folder)
+    session.run("curvkit", "list-plugins", "--strict")
+    # -I: neither the script's folder nor PYTHONPATH is on sys.path.
+    session.run("python", "-I", str(ROOT / "tests/packaging/check_core_wheel.py"))
+
+
+@nox.session
+@nox.parametrize("name", PLUGINS, ids=PLUGINS)
+def plugin(session: nox.Session, name: str) -> None:
+    """Install core and one plugin with all it depends on, and run that plugin's tests."""
+    install_core(session, "testing")
+    install(session, "--no-build-isolation", "-e", f"plugins/curvkit_{name}")
+    session.run("curvkit", "list-plugins", "--strict")
+    session.run("pytest", f"plugins/curvkit_{name}/tests", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, types and the direction of imports."""
+    install_core(session, "plot", "demo", "testing")
+    install_plugins(session)
+    install(session, *LINT_TOOLS)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("lint-imports")
+
+
+@nox.session
+def startup(session: nox.Session) -> None:
+    """Measure the start of `curvkit --help` and `curvkit list-plugins` against a bare interpreter."""
+    install_core(session)
+    install_plugins(session)
+    session.run("python", "benchmarks/startup.py", *session.posargs)
+
+
+@nox.session
+def broken(session: nox.Session) -> None:
+    """Install every broken fixture plugin beside core: core works, each is listed with its reason."""
+    install_core(session)
+    fixtures = sorted(path.parent for path in ROOT.glob("tests/fixtures/plugins/*/pyproject.toml"))
+    if not fixtures:
+        session.error("tests/fixtures/plugins holds no distribution")
+    session.log(f"installing {len(fixtures)} fixture plugins: {', '.join(path.name for path in fixtures)}")
+    session.install("--no-deps", "--no-build-isolation", "--force-reinstall", *map(str, fixtures))
+    session.run("python", "tests/fixtures/check_broken.py", *session.posargs)
+
+
+@nox.session
+def acme(session: nox.Session) -> None:
+    """Build the example plugin's wheel, install it beside core as a user would, and run both its parts."""
+    folder = fresh_folder(session, "acme")
+    wheel = build_wheel(session, ACME, folder)
+    install_core(session, "plot", "demo", "testing")
+    session.install("--force-reinstall", "--no-deps", wheel)
+    example = ROOT / ACME
+    session.chdir(folder)
+    session.run("curvkit", "list-plugins", "--components", "--strict")
+    session.run("pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(example), str(example / "tests"))
+    session.run("curvkit", "run", str(example / "run.toml"), "--out", str(folder / "run"), env=ONE_THREAD)

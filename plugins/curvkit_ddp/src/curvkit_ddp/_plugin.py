@@ -1,0 +1,9 @@
+"""What core loads through the entry point `ddp`: light, so that listing plugins imports nothing heavy."""
+
+from curvkit_core import PluginInfo, hookimpl
+
+
+@hookimpl
+def curvkit_plugin_info() -> PluginInfo:
+    """Say which plugin API this speaks; components are registered by further hooks in this module."""
+    return PluginInfo(api="1.0", summary="Replicated and sharded models on many ranks")

@@ -1,0 +1,3 @@
+"""Hugging Face transformers models, as a curvkit plugin. `_plugin` is what core loads."""
+
+__all__: list[str] = []
