@@ -1,0 +1,7 @@
+"""Figures of results. matplotlib, the extra `plot`, is imported when one is drawn."""
+
+from curvkit_core.plots.canvas import MissingPlotExtraError, figure_bytes, save_figure
+from curvkit_core.plots.density import density_figure
+from curvkit_core.plots.eigenvalues import eigenvalue_figure
+
+__all__ = ["MissingPlotExtraError", "density_figure", "eigenvalue_figure", "figure_bytes", "save_figure"]

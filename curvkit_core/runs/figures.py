@@ -1,0 +1,74 @@
+"""The figures of a run: a density an operator, with the eigenvalues found for it, and the eigenvalues themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from curvkit_core.runs.execution import Run, RunResult
+
+__all__ = ["draw_figures"]
+
+
+def draw_figures(run: Run, folder: Path, say: Callable[[str], None]) -> tuple[str, ...]:
+    """Draw a run's figures into a folder; one that cannot be drawn costs a line on stderr, never the run.
+
+    Parameters
+    ----------
+    run : Run
+        With its results.
+    folder : Path
+        Where to.
+    say : callable
+        Told what could not be drawn, and how to mend it.
+
+    Returns
+    -------
+    tuple of str
+        The files.
+    """
+    from curvkit_core.plots import MissingPlotExtraError, density_figure, eigenvalue_figure, figure_bytes
+    from curvkit_core.results.types import DensityResult, EigenResult
+
+    drawn: list[str] = []
+    for r in run.results:
+        title = f"{r.label}    {run.problem.get('model', '')}, n = {run.problem.get('n', '?'):,}".rstrip(" ,")
+        if not isinstance(r.result, (DensityResult, EigenResult)):
+            continue
+        name = _file_name(r, run.results)
+        try:
+            if isinstance(r.result, DensityResult):
+                eigen = _eigenvalues_of(r.operator_index, run.results)
+                figure = density_figure(r.result, eigen=eigen, title=title)
+            else:
+                figure = eigenvalue_figure(r.result, title=title)
+            for suffix in ("png", "svg"):
+                (folder / f"{name}.{suffix}").write_bytes(figure_bytes(figure, suffix))
+                drawn.append(f"{name}.{suffix}")
+        except MissingPlotExtraError as error:
+            say(str(error))
+            return tuple(drawn)
+        except Exception as error:      # noqa: BLE001 - a figure is not worth the numbers of a long run
+            say(f"{name}.png could not be drawn: {type(error).__name__}: {error}")
+    return tuple(drawn)
+
+
+def _eigenvalues_of(operator_index: int, results: Sequence[RunResult]) -> Any:
+    from curvkit_core.results.types import EigenResult
+
+    found = (r.result for r in results if r.operator_index == operator_index and isinstance(r.result, EigenResult))
+    return next(found, None)
+
+
+def _file_name(r: RunResult, results: Sequence[RunResult]) -> str:
+    """Return ``spectral-density-hessian``, with numbers where two would be alike."""
+    name = _stem(r)
+    alike = [other for other in results if _stem(other) == name]
+    return name if len(alike) == 1 else f"{name}-{r.operator_index}-{r.algorithm_index}"
+
+
+def _stem(r: RunResult) -> str:
+    return re.sub(r"[^a-z0-9-]+", "-", f"{r.algorithm.rpartition('/')[2]}-{r.operator.rpartition('/')[2]}")

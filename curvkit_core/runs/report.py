@@ -1,0 +1,229 @@
+"""What a researcher wants to read of a run: eigenvalues with residuals, traces with errors, densities in a line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from curvkit_core.runs.table import Section
+
+if TYPE_CHECKING:
+    from curvkit_core.results.types import DensityResult
+    from curvkit_core.runs.execution import Run, RunResult
+
+__all__ = ["report_sections"]
+
+SIDE_BY_SIDE = 3      # operators in one eigenvalue table: four no longer fit 100 columns
+
+
+def report_sections(run: Run) -> list[Section]:
+    """Return the report of a run, an algorithm a section and the operators side by side.
+
+    Parameters
+    ----------
+    run : Run
+        With its results.
+
+    Returns
+    -------
+    list of Section
+        For :func:`curvkit_core.runs.table.print_sections`.
+    """
+    from curvkit_core.results.types import DensityResult, EigenResult, TraceResult
+
+    sections = [_problem_section(run)]
+    for index in sorted({r.algorithm_index for r in run.results}):
+        results = [r for r in run.results if r.algorithm_index == index]
+        for kind, make in ((EigenResult, _eigen), (TraceResult, _trace), (DensityResult, _density)):
+            of_kind = [r for r in results if isinstance(r.result, kind)]
+            if of_kind:
+                sections += make(of_kind)
+        known = (EigenResult, TraceResult, DensityResult)
+        sections += [_other(r) for r in results if not isinstance(r.result, known)]
+    sections.append(_cost(run))
+    return sections
+
+
+def _problem_section(run: Run) -> Section:
+    facts = run.problem
+    lines = [facts["description"]] if facts.get("description") else []
+    size = f"n = {facts['n']:,} in {facts['parameters']} tensors" if "n" in facts else ""
+    infos = [r.result.info for r in run.results if getattr(r.result, "info", None) is not None]
+    units = next((info.units for info in infos if info.units), None)
+    data = f"averaged over {units:,.0f} units" if units and facts.get("weighting") == "unit" else ""
+    if facts.get("weighting") == "batch-mean":
+        data = "averaged over batch means"
+    where = f"{facts['dtype']} on {facts['device']}" if "dtype" in facts else ""
+    model = ", ".join(str(facts[key]) for key in ("model", "loss") if key in facts)
+    lines.append("; ".join(part for part in (model, size, data, where) if part))
+    return Section(title=f"problem {run.plan['problem']['kind']}", notes=tuple(lines))
+
+
+def _eigen(results: Sequence[RunResult]) -> list[Section]:
+    sections = []
+    for start in range(0, len(results), SIDE_BY_SIDE):
+        shown = results[start:start + SIDE_BY_SIDE]
+        columns = ["#"]
+        for r in shown:
+            columns += [r.label, "residual", ""]
+        depth = max(len(r.result.eigenvalues) for r in shown)
+        texts = [number_column(r.result.eigenvalues.tolist()) for r in shown]
+        rows = []
+        for i in range(depth):
+            row = [str(i + 1)]
+            for r, text in zip(shown, texts, strict=True):
+                row += _eigen_cells(r.result, text, i)
+            rows.append(tuple(row))
+        first = shown[0]
+        notes = []
+        missing = [f"{r.label} {int((~r.result.converged).sum())}" for r in shown if not bool(r.result.converged.all())]
+        if missing:
+            notes.append(f"x: not converged to the tolerance asked for ({', '.join(missing)}).")
+        notes.append(f"An eigenvalue of the operator lies within each residual. Covered: {first.result.error_covers}.")
+        sections.append(Section(
+            title=f"eigenvalues ({first.algorithm}, {_options(first.result, ('k', 'which', 'tol'))})",
+            columns=tuple(columns), rows=tuple(rows), notes=tuple(notes),
+        ))
+    return sections
+
+
+def _eigen_cells(result: Any, texts: list[str], i: int) -> list[str]:
+    if i >= len(texts):
+        return ["", "", ""]
+    return [texts[i], number(float(result.residuals[i]), 2), "" if bool(result.converged[i]) else "x"]
+
+
+def _trace(results: Sequence[RunResult]) -> list[Section]:
+    rows = []
+    for r in results:
+        t = r.result
+        relative = f"{100 * t.stderr / abs(t.estimate):.2g} %" if t.estimate else ""
+        bias = "unknown" if t.bias_bound is None else "none" if t.bias_bound == 0 else number(t.bias_bound, 2)
+        rows.append((r.label, *with_error(t.estimate, t.stderr), relative, bias))
+    first = results[0].result
+    return [Section(
+        title=f"trace ({results[0].algorithm}, {_options(first, ('method', 'num_matvecs'))})",
+        columns=("operator", "trace", "stderr", "relative", "bias bound"), rows=tuple(rows),
+        notes=(f"+- is one standard error. Covered: {first.error_covers}.",),
+    )]
+
+
+def _density(results: Sequence[RunResult]) -> list[Section]:
+    rows = []
+    for r in results:
+        d = r.result
+        mass = _trapezoid(d.grid.tolist(), d.density.tolist())
+        rows.append((r.label, f"{mass:.4f}", *_ritz_cells(d), number(d.sigma, 2)))
+    first = results[0].result
+    probes, steps = first.nodes.shape
+    return [Section(
+        title=f"spectral density ({results[0].algorithm}, {probes} probe{'s' if probes > 1 else ''} of {steps} steps)",
+        columns=("operator", "mass", "smallest", "largest", "|t| <= 3 sigma", "t < -3 sigma", "sigma"),
+        rows=tuple(rows),
+        notes=(
+            "Smallest and largest are ends of the Ritz values; the shares are of all eigenvalues.",
+            f"Covered by the band: {first.error_covers}.",
+        ),
+    )]
+
+
+def _ritz_cells(d: DensityResult) -> tuple[str, str, str, str]:
+    """Return ends, and the shares near zero and below it, from the quadrature rules themselves."""
+    total = float(d.weights.sum())
+    if not total > 0.0:      # stopped before the first probe was through
+        return "", "", "", ""
+    nodes = d.nodes[d.weights > 0]
+    near = float(d.weights[d.nodes.abs() <= 3 * d.sigma].sum()) / total
+    below = float(d.weights[d.nodes < -3 * d.sigma].sum()) / total
+    ends = (number(float(nodes.min()), 4), number(float(nodes.max()), 4))
+    return (*ends, f"{100 * near:.1f} %", f"{100 * below:.1f} %")
+
+
+def _other(r: RunResult) -> Section:
+    """A third party's result: its numbers as they are, its tensors by shape, small ones in full."""
+    items = dict(r.result) if isinstance(r.result, Mapping) else (
+        {f.name: getattr(r.result, f.name) for f in attrs.fields(type(r.result))} if attrs.has(type(r.result))
+        else {"result": r.result}
+    )
+    rows = tuple((name, _shown(value)) for name, value in items.items() if name not in ("info", "error_covers"))
+    covers = str(items.get("error_covers", ""))
+    notes = (f"Covered by the error: {covers}.",) if covers else ()
+    return Section(title=f"{r.algorithm} on {r.label}", columns=("field", "value"), rows=rows, notes=notes)
+
+
+def _shown(value: Any) -> str:
+    if hasattr(value, "shape") and hasattr(value, "tolist"):
+        if value.ndim == 0:
+            return _shown(value.tolist())
+        if value.ndim == 1 and len(value) <= 6:
+            return ", ".join(_shown(item) for item in value.tolist())
+        return f"tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return number(value, 6) if isinstance(value, float) else str(value)
+
+
+def _cost(run: Run) -> Section:
+    rows = []
+    for r in run.results:
+        info = getattr(r.result, "info", None)
+        products = getattr(r.result, "num_matvecs", getattr(info, "num_matvecs", ""))
+        each = f"{1e3 * r.seconds / products:.1f}" if isinstance(products, int) and products else ""
+        rows.append((f"{r.algorithm} on {r.label}", str(products), f"{r.seconds:.2f}", each, _status(r.result)))
+    notes = list(dict.fromkeys(
+        f"cannot tell: {finding}" for r in run.results for finding in _findings(r.result)
+    ))
+    return Section(
+        title="cost", columns=("", "products", "seconds", "ms each", "status"), rows=tuple(rows), notes=tuple(notes),
+    )
+
+
+def _status(result: Any) -> str:
+    info = getattr(result, "info", None)
+    stopped = getattr(info, "interrupted", "")
+    if stopped:
+        return "stopped by Ctrl-C" if stopped == "keyboard" else f"stopped: budget of {stopped}"
+    converged = getattr(info, "converged", None)
+    return "done" if converged is None else "converged" if converged else "not converged"
+
+
+def _findings(result: Any) -> Iterable[str]:
+    return getattr(getattr(result, "info", None), "findings", ()) or ()
+
+
+def _options(result: Any, names: Sequence[str]) -> str:
+    options = getattr(getattr(result, "info", None), "options", {}) or {}
+    return ", ".join(f"{name} = {options[name]}" for name in names if name in options) or type(result).__name__
+
+
+def _trapezoid(x: Sequence[float], y: Sequence[float]) -> float:
+    return sum(0.5 * (y[i] + y[i + 1]) * (x[i + 1] - x[i]) for i in range(len(x) - 1))
+
+
+def number(value: float, digits: int) -> str:
+    """Return a float with so many significant digits, in plain notation where that is short."""
+    if not math.isfinite(value) or value == 0.0:
+        return f"{value:g}"
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def number_column(values: Sequence[float]) -> list[str]:
+    """Return numbers with one count of decimals, six digits for the largest; by powers of ten where they differ."""
+    sizes = [abs(v) for v in values if v and math.isfinite(v)]
+    if not sizes:
+        return [f"{v:g}" for v in values]
+    if not 1e-4 <= max(sizes) < 1e6 or min(sizes) < 1e-3 * max(sizes):
+        return [f"{v:.5e}" if math.isfinite(v) else f"{v:g}" for v in values]
+    decimals = max(0, 5 - math.floor(math.log10(max(sizes))))
+    return [f"{v:.{decimals}f}" for v in values]
+
+
+def with_error(value: float, error: float) -> tuple[str, str]:
+    """Return a value to the second digit of its error, and the error: ``8.225``, ``+- 0.058``."""
+    if not (math.isfinite(value) and math.isfinite(error) and 1e-4 <= error < 1e6 and abs(value) < 1e6):
+        return number(value, 6), f"+- {number(error, 2)}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f}", f"+- {error:.{decimals}f}"

@@ -1,0 +1,157 @@
+"""Figures: what is drawn is the data, and pyplot's global state stays alone."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from curvkit_core.plots import density_figure, eigenvalue_figure, figure_bytes, save_figure
+from curvkit_core.results.types import DensityResult, EigenResult, ResultInfo
+
+pytest.importorskip("matplotlib")
+
+SIGMA, N = 0.05, 100
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def eigen(**changes: Any) -> EigenResult:
+    return EigenResult(**{
+        "eigenvalues": torch.tensor([3.0, 1.0, -0.5], dtype=torch.float64), "eigenvectors": torch.zeros(3, N),
+        "residuals": torch.tensor([1e-6, 0.2, 0.0], dtype=torch.float64),
+        "converged": torch.tensor([True, False, True]), "num_matvecs": 5, **changes,
+    })
+
+
+def density(**changes: Any) -> DensityResult:
+    grid = torch.linspace(-1, 4, 501, dtype=torch.float64)
+    values = torch.exp(-(grid**2) / (2 * SIGMA**2)) / (SIGMA * math.sqrt(2 * math.pi))
+    info = ResultInfo(operator="a", algorithm="b", num_matvecs=1, seconds=1.0, dtype="f", device="cpu", n=N)
+    return DensityResult(**{
+        "grid": grid, "density": values, "stderr": 0.1 * values, "nodes": torch.zeros(8, 4),
+        "weights": torch.ones(8, 4), "sigma": SIGMA, "num_matvecs": 32, "seed": 0, "info": info, **changes,
+    })
+
+
+def test_density_panels_hold_curve_band_and_marks() -> None:
+    """Two panels of the same curve, one logarithmic; the band is one standard error; the marks are the eigenvalues."""
+    result = density()
+    figure = density_figure(result, eigen=eigen(), title="core/ggn")
+    linear, logarithmic = figure.axes
+    assert (linear.get_yscale(), logarithmic.get_yscale()) == ("linear", "log")
+    for ax in (linear, logarithmic):
+        curve, done, open_ = ax.get_lines()
+        assert curve.get_ydata() == pytest.approx(result.density.tolist(), rel=1e-15)
+        assert list(done.get_xdata()) == [3.0, -0.5]
+        assert list(open_.get_xdata()) == [1.0]
+        assert open_.get_markerfacecolor() == "none"
+        (band,) = ax.collections
+        top = band.get_paths()[0].vertices[:, 1].max()
+        assert top == pytest.approx(1.1 * float(result.density.max()), rel=1e-12)
+    labels = [text.get_text() for text in logarithmic.get_legend().get_texts()]
+    assert "one standard error, 8 probes" in labels
+    assert figure.get_suptitle() == "core/ggn"
+
+
+def test_log_panel_shows_what_one_eigenvalue_contributes() -> None:
+    """One eigenvalue among n gives 1 / (n sigma sqrt(2 pi)); the panel ends at a tenth of it."""
+    low, high = density_figure(density()).axes[1].get_ylim()
+    one = 1 / (N * SIGMA * math.sqrt(2 * math.pi))
+    assert low == pytest.approx(0.1 * one)
+    assert high > float(density().density.max())
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_figures_scale_with_the_operator(scale: float) -> None:
+    """Eigenvalues times c, density over c: both figures are drawn, with no warning."""
+    base = density()
+    scaled = density(
+        grid=base.grid * scale, density=base.density / scale, stderr=base.stderr / scale, sigma=SIGMA * scale
+    )
+    values = eigen(eigenvalues=eigen().eigenvalues * scale, residuals=eigen().residuals * scale)
+    assert figure_bytes(density_figure(scaled, eigen=values), "png").startswith(PNG)
+    assert figure_bytes(eigenvalue_figure(values), "png").startswith(PNG)
+
+
+@pytest.mark.parametrize("changes", [
+    {"density": torch.zeros(501, dtype=torch.float64), "stderr": torch.zeros(501, dtype=torch.float64)},
+    {"info": None},
+    {"sigma": 0.0},
+])
+def test_density_of_a_strange_result_is_drawn(changes: dict[str, Any]) -> None:
+    """A zero density, no record, no width: a figure all the same."""
+    assert figure_bytes(density_figure(density(**changes)), "png").startswith(PNG)
+
+
+def test_eigenvalue_bars_are_the_residuals() -> None:
+    """Bars reach from value - residual to value + residual; an exact pair has no place on the logarithmic panel."""
+    figure = eigenvalue_figure(eigen())
+    values, residuals = figure.axes
+    segments = [seg for c in values.collections for seg in c.get_segments()]
+    spans = sorted((float(seg[0][0]), float(seg[0][1]), float(seg[1][1])) for seg in segments)
+    assert spans == [(1.0, 3 - 1e-6, 3 + 1e-6), (2.0, 0.8, 1.2), (3.0, -0.5, -0.5)]
+    assert residuals.get_yscale() == "log"
+    drawn = {(float(x), float(y)) for line in residuals.get_lines() for x, y in zip(*line.get_data(), strict=True)}
+    assert drawn == {(1.0, 1e-6), (2.0, 0.2)}
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_few_eigenvalues_are_drawn(k: int) -> None:
+    """None at all (an interrupted run) or one."""
+    few = eigen(
+        eigenvalues=eigen().eigenvalues[:k], residuals=torch.zeros(k, dtype=torch.float64),
+        converged=eigen().converged[:k],
+    )
+    assert figure_bytes(eigenvalue_figure(few), "png").startswith(PNG)
+
+
+def test_figure_is_saved_as_its_suffix_says(tmp_path: Path) -> None:
+    """PNG and SVG; another suffix is refused by name, and nothing is written."""
+    figure = eigenvalue_figure(eigen())
+    assert save_figure(figure, tmp_path / "a.png").read_bytes().startswith(PNG)
+    assert b"<svg" in save_figure(figure, tmp_path / "a.svg").read_bytes()
+    with pytest.raises(ValueError, match=r"'a.pdf' has the suffix '.pdf': expected .png or .svg"):
+        save_figure(figure, tmp_path / "a.pdf")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "a.svg"]
+
+
+CHILD = """
+import sys
+{block}
+from curvkit_core.plots import eigenvalue_figure, figure_bytes
+assert not any(name.partition(".")[0] == "matplotlib" for name in sys.modules if sys.modules[name]), "imported early"
+import torch
+from curvkit_core.results.types import EigenResult
+one = torch.ones(1, dtype=torch.float64)
+result = EigenResult(eigenvalues=one, eigenvectors=one[None], residuals=one, converged=one > 0, num_matvecs=1)
+try:
+    figure_bytes(eigenvalue_figure(result), "png")
+except ImportError as error:
+    print("ImportError:", error)
+print("pyplot" if "matplotlib.pyplot" in sys.modules else "no pyplot")
+"""
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        ("", "no pyplot\n"),
+        (
+            "sys.modules['matplotlib'] = None",
+            'ImportError: matplotlib is not installed, so no figure can be drawn. '
+            'mend: pip install "curvkit-core[plot]"\nno pyplot\n',
+        ),
+    ],
+)
+def test_matplotlib_is_imported_late_and_pyplot_never(block: str, expected: str) -> None:
+    """The import comes with the first figure; without the extra its name is told."""
+    child = subprocess.run(
+        [sys.executable, "-W", "error", "-c", CHILD.format(block=block)], capture_output=True, text=True, check=False
+    )
+    assert child.stderr == ""
+    assert child.stdout == expected
