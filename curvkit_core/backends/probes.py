@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["fill_gaussian", "fill_signs", "stream_key", "uniforms"]
+__all__ = ["fill_gaussian", "fill_signs", "hashed_words", "stream_key", "uniforms"]
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
@@ -63,6 +63,11 @@ def fill_gaussian(out: Tensor, *, key: int, start: int) -> None:
         radius = (_logical_shift(h, 32).double() + 0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
         angle = (h & 0xFFFFFFFF).double().mul_(2.0 * math.pi * 2.0**-32)
         out[low:high] = radius.mul_(angle.cos_())
+
+
+def hashed_words(count: int, *, device: torch.device | None = None) -> Tensor:
+    """The first `count` odd 64-bit words of one fixed stream: the weights of a fingerprint."""
+    return _hash(torch.arange(count, device=device), 0) | 1
 
 
 def uniforms(count: int, *, key: int, start: int, device: torch.device | None = None) -> Tensor:

@@ -1,0 +1,113 @@
+"""Matrix-free curvature of PyTorch models: the public names, each imported on first use (PEP 562)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from curvkit_core.version import PLUGIN_API, __version__
+
+if TYPE_CHECKING:
+    from curvkit_core.algorithms import eigsh, spectral_density, trace
+    from curvkit_core.errors import CurvkitError
+    from curvkit_core.host.hookspecs import PluginContext, hookimpl
+    from curvkit_core.host.registry import Registry, default_registry, load_registry
+    from curvkit_core.host.specs import (
+        AlgorithmSpec,
+        BackendSpec,
+        KernelSpec,
+        LossAdapterSpec,
+        OperatorSpec,
+        PluginInfo,
+        ProblemSpec,
+    )
+    from curvkit_core.losses import BCEWithLogitsLoss, CallableLoss, CrossEntropyLoss, MSELoss
+    from curvkit_core.operators import (
+        CurvatureOperator,
+        EmpiricalFisherOperator,
+        GGNOperator,
+        HessianOperator,
+        LambdaOperator,
+    )
+    from curvkit_core.problem import Problem, match_names, match_regex
+    from curvkit_core.results import load_result, save_result
+
+__all__ = [
+    "PLUGIN_API",
+    "AlgorithmSpec",
+    "BCEWithLogitsLoss",
+    "BackendSpec",
+    "CallableLoss",
+    "CrossEntropyLoss",
+    "CurvatureOperator",
+    "CurvkitError",
+    "EmpiricalFisherOperator",
+    "GGNOperator",
+    "HessianOperator",
+    "KernelSpec",
+    "LambdaOperator",
+    "LossAdapterSpec",
+    "MSELoss",
+    "OperatorSpec",
+    "PluginContext",
+    "PluginInfo",
+    "Problem",
+    "ProblemSpec",
+    "Registry",
+    "__version__",
+    "default_registry",
+    "eigsh",
+    "hookimpl",
+    "load_registry",
+    "load_result",
+    "match_names",
+    "match_regex",
+    "save_result",
+    "spectral_density",
+    "trace",
+]
+
+_HOME = {
+    "algorithms": ("eigsh", "spectral_density", "trace"),
+    "errors": ("CurvkitError",),
+    "host.hookspecs": ("PluginContext", "hookimpl"),
+    "host.registry": ("Registry", "default_registry", "load_registry"),
+    "host.specs": (
+        "AlgorithmSpec",
+        "BackendSpec",
+        "KernelSpec",
+        "LossAdapterSpec",
+        "OperatorSpec",
+        "PluginInfo",
+        "ProblemSpec",
+    ),
+    "losses": ("BCEWithLogitsLoss", "CallableLoss", "CrossEntropyLoss", "MSELoss"),
+    "operators": (
+        "CurvatureOperator",
+        "EmpiricalFisherOperator",
+        "GGNOperator",
+        "HessianOperator",
+        "LambdaOperator",
+    ),
+    "problem": ("Problem", "match_names", "match_regex"),
+    "results": ("load_result", "save_result"),
+}
+_MODULE_OF = {name: f"curvkit_core.{module}" for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+        globals()[name] = value
+        return value
+    if name.startswith("_"):  # protocols that Python asks for: no search for near names
+        msg = f"module 'curvkit_core' has no attribute {name!r}"
+        raise AttributeError(msg)
+    from curvkit_core.host.near_names import did_you_mean
+
+    msg = f"module 'curvkit_core' has no attribute {name!r}{did_you_mean(name, __all__)}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,5 @@
+"""The host's tests see no distribution but those they add."""
+
+from fixtures.fake_dists import dists
+
+__all__ = ["dists"]
