@@ -47,7 +47,7 @@ def _found(name: str, registry: Registry) -> tuple[ComponentSpec, ...]:
     near = did_you_mean(full, names)
     if "/" in name:
         try:
-            registry.operators.get(name)      # a plugin that is absent, broken or blocked: the host knows why
+            registry.operators.get(name)  # a plugin that is absent, broken or blocked: the host knows why
         except RegistryError as error:
             if not isinstance(error, UnknownComponentError) or ("no plugin" in str(error) and not near):
                 raise

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from curvkit_core.runs.record import Destination
 
 CANNOT_WRITE = 1
-INTERRUPTED = 130       # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_set_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--set``, which ``config check`` has too."""
     parser.add_argument(
-        "--set", metavar="PATH=VALUE", dest="settings", action="append", default=[],
+        "--set",
+        metavar="PATH=VALUE",
+        dest="settings",
+        action="append",
+        default=[],
         help="set a value of FILE, as TOML has it: algorithm.0.k=20; may be given several times",
     )
 
@@ -56,7 +60,9 @@ def main(args: argparse.Namespace) -> int:
     for note in prepared.notes:
         log.say(note)
     run = Run(
-        plan=plan_record(plan, prepared), folder=destination.folder, problem=prepared.problem.describe(),
+        plan=plan_record(plan, prepared),
+        folder=destination.folder,
+        problem=prepared.problem.describe(),
     )
     run = execute(prepared, run, registry, log)
     if not run.results:
@@ -81,7 +87,7 @@ def _finish(run: Run, destination: Destination, registry: Registry, log: RunLog,
         log.say("interrupted: what was found so far is kept")
     try:
         run = attrs.evolve(run, folder=write_run(run, destination, log.lines, figures))
-    except (OSError, TypeError, ValueError) as error:      # a full disk, a plugin's result of things that have no file
+    except (OSError, TypeError, ValueError) as error:  # a full disk, a plugin's result of things that have no file
         print_sections(report_sections(run), sys.stdout)
         log.say(f"error: the run's files could not be written: {error}")
         return CANNOT_WRITE

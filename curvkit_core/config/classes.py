@@ -52,7 +52,7 @@ def attrs_class(value: Any, cls: type, structure: Structure, extra_keys: Collect
         if key in value:
             try:
                 given[key] = structure(value[key], types[field.name])
-            except Exception as error:      # noqa: BLE001 - a plugin's hook may raise anything; all are shown
+            except Exception as error:  # noqa: BLE001 - a plugin's hook may raise anything; all are shown
                 mistakes += under((key,), error)
         elif field.default is attrs.NOTHING:
             mistakes.append(((key,), f"missing: expected {type_words(types[field.name])}"))
@@ -107,7 +107,7 @@ def _refused_values(cls: type, given: Mapping[str, Any]) -> list[tuple[Keys, str
                 value = _converted(field, value, bare)
         except AttributeError:
             continue
-        except Exception as error:      # noqa: BLE001 - a converter may raise anything; all are shown
+        except Exception as error:  # noqa: BLE001 - a converter may raise anything; all are shown
             mistakes.append(((key,), message_of(error)))
             continue
         object.__setattr__(bare, field.name, value)
@@ -119,14 +119,14 @@ def _refused_values(cls: type, given: Mapping[str, Any]) -> list[tuple[Keys, str
             field.validator(bare, field, value)
         except AttributeError:
             continue
-        except Exception as error:      # noqa: BLE001 - a validator may raise anything; all are shown
+        except Exception as error:  # noqa: BLE001 - a validator may raise anything; all are shown
             mistakes.append(((key_of(field),), message_of(error)))
     return mistakes
 
 
 def _default(field: attrs.Attribute[Any], instance: Any) -> Any:
     default: Any = field.default
-    if isinstance(default, attrs.Factory):     # type: ignore[arg-type]
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         return default.factory(instance) if default.takes_self else default.factory()
     return default
 
@@ -135,6 +135,6 @@ def _converted(field: attrs.Attribute[Any], value: Any, instance: Any) -> Any:
     converter: Any = field.converter
     if not isinstance(converter, attrs.Converter):
         return converter(value)
-    whole: Any = converter      # attrs' stubs leave out what a Converter holds
+    whole: Any = converter  # attrs' stubs leave out what a Converter holds
     extra = ([instance] if whole.takes_self else []) + ([field] if whole.takes_field else [])
     return whole.converter(value, *extra)

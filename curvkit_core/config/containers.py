@@ -69,7 +69,7 @@ def union(value: Any, tp: Any, structure: Structure) -> Any:
     shaped = [error for alternative, error in failures if _has_shape(value, alternative)]
     if len(shaped) == 1:
         raise shaped[0]
-    if len(alternatives) == 2 and type(None) in alternatives:      # Optional: the one type gives its reason
+    if len(alternatives) == 2 and type(None) in alternatives:  # Optional: the one type gives its reason
         raise next(error for alternative, error in failures if alternative is not type(None))
     msg = f"expected {type_words(tp)}, got {value_words(value)}"
     raise mistake(msg)
@@ -80,7 +80,7 @@ def _structured(items: Any, structure: Structure) -> list[Any]:
     for key, item, tp in items:
         try:
             done.append(structure(item, tp))
-        except Exception as error:      # noqa: BLE001 - a plugin's hook may raise anything; all are shown
+        except Exception as error:  # noqa: BLE001 - a plugin's hook may raise anything; all are shown
             mistakes += under((key,), error)
     if mistakes:
         raise StructureError(mistakes)

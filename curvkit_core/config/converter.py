@@ -40,7 +40,7 @@ def make_converter() -> Converter:
     def strict(value: Any, tp: Any) -> Any:
         return _strict(value, tp, converter)
 
-    for scalar in (bool, int, float, str, bytes, Path):     # cattrs' own hooks for these beat any predicate
+    for scalar in (bool, int, float, str, bytes, Path):  # cattrs' own hooks for these beat any predicate
         converter.register_structure_hook(scalar, strict)
     # cattrs keeps hooks of unions in a table that it asks after all predicates; one that covers all would hide them
     unions: Mapping[Any, Any] = getattr(converter, "_union_struct_registry", {})
@@ -98,7 +98,7 @@ def structure(
     used = converter or default_converter()
     try:
         if extra_keys and attrs.has(cls):
-            return attrs_class(data, cls, used.structure, extra_keys)     # type: ignore[no-any-return]
+            return attrs_class(data, cls, used.structure, extra_keys)  # type: ignore[no-any-return]
         return used.structure(data, cls)
     except Exception as error:
         raise ConfigError(placed(path, error), source) from error
@@ -129,7 +129,7 @@ def _strict_container(value: Any, tp: Any, converter: Converter) -> Any:
             return converter.structure(item, item_type)
         except StructureError:
             raise
-        except Exception as error:      # a foreign hook's: unions and lists above read our kind only
+        except Exception as error:  # a foreign hook's: unions and lists above read our kind only
             raise StructureError(mistakes_of(error)) from error
 
     if is_union(tp):
@@ -141,6 +141,6 @@ def _strict_container(value: Any, tp: Any, converter: Converter) -> Any:
     if isinstance(tp, type) and attrs.has(tp):
         return attrs_class(value, tp, inner)
     if isinstance(tp, type) and isinstance(value, tp) and not isinstance(value, Mapping):
-        return value          # a date or a time, which TOML has too
+        return value  # a date or a time, which TOML has too
     msg = f"expected {type_words(tp)}, which a run file cannot give, got {value_words(value)}"
     raise mistake(msg)

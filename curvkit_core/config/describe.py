@@ -94,7 +94,7 @@ def parameter_docs(docstring: str) -> dict[str, tuple[str, str]]:
         if title["title"].strip() not in ("Parameters", "Attributes"):
             continue
         end = titles[i + 1].start() if i + 1 < len(titles) else len(text)
-        docs |= _section(text[title.end():end])
+        docs |= _section(text[title.end() : end])
     return docs
 
 
@@ -138,10 +138,16 @@ def _fields(cls: type, docs: dict[str, tuple[str, str]], seen: tuple[type, ...])
         inner: tuple[FieldDescription, ...] = ()
         if nested is not None and nested not in seen:
             inner = _fields(nested, parameter_docs(nested.__doc__ or ""), (*seen, cls))
-        described.append(FieldDescription(
-            name=key_of(field), type=said or type_words(tp), required=field.default is attrs.NOTHING,
-            default=_default(field), doc=doc, fields=inner,
-        ))
+        described.append(
+            FieldDescription(
+                name=key_of(field),
+                type=said or type_words(tp),
+                required=field.default is attrs.NOTHING,
+                default=_default(field),
+                doc=doc,
+                fields=inner,
+            )
+        )
     return tuple(described)
 
 
@@ -149,7 +155,7 @@ def _default(field: attrs.Attribute[Any]) -> Any:
     default: Any = field.default
     if default is attrs.NOTHING:
         return None
-    if isinstance(default, attrs.Factory):     # type: ignore[arg-type]
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         return None if default.takes_self else default.factory()
     return default
 

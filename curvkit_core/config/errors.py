@@ -43,14 +43,14 @@ class ConfigError(CurvkitError, ValueError):
         super().__init__(self._text())
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Mistake, ...], str]]:
-        return type(self), (self.mistakes, self.source)     # Exception's own way would pass the text alone
+        return type(self), (self.mistakes, self.source)  # Exception's own way would pass the text alone
 
     def _text(self) -> str:
         source = self.source or "configuration"
         if len(self.mistakes) == 1 and not self.mistakes[0].path:
             return f"{source}: {self.mistakes[0].text}"
         count = len(self.mistakes)
-        width = min(max(len(m.path) for m in self.mistakes), 48)      # one long path moves no other text
+        width = min(max(len(m.path) for m in self.mistakes), 48)  # one long path moves no other text
         lines = [f"{source}: {count} error{'s' if count > 1 else ''}"]
         for mistake in self.mistakes:
             first, *rest = mistake.text.splitlines() or [""]

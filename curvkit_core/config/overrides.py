@@ -72,7 +72,7 @@ def parse_setting(setting: str) -> tuple[Keys, Any]:
     keys = _keys(path.strip())
     try:
         table = tomllib.loads(f"value = {text.strip()}")
-    except (ValueError, RecursionError):      # TOMLDecodeError is a ValueError
+    except (ValueError, RecursionError):  # TOMLDecodeError is a ValueError
         table = {}
     if set(table) != {"value"}:
         example = f"--set '{path.strip()}={quoted(text.strip())}'"
@@ -84,7 +84,7 @@ def parse_setting(setting: str) -> tuple[Keys, Any]:
 def _split(setting: str) -> tuple[str, str, str]:
     """Split at the first ``=`` outside quotes, for a key may hold one."""
     match = _PATH.match(setting)
-    return (match[1], "=", setting[match.end():]) if match else (setting, "", "")
+    return (match[1], "=", setting[match.end() :]) if match else (setting, "", "")
 
 
 def _keys(path: str) -> Keys:
@@ -102,7 +102,7 @@ def _keys(path: str) -> Keys:
             keys.append(re.sub(r"\\(.)", r"\1", match["quoted"]))
         else:
             keys.append(match["raw"])
-        rest = rest[match.end():]
+        rest = rest[match.end() :]
     if rest or not keys:
         msg = f"{path!r} is not a path: expected keys and numbers joined by dots, as algorithm.0.k"
         raise ValueError(msg)

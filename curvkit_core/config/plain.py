@@ -26,7 +26,7 @@ def plain(value: Any) -> Any:
     object
         What :mod:`json` writes as it stands.
     """
-    if isinstance(value, enum.Enum):      # first: a StrEnum's member is a str as well
+    if isinstance(value, enum.Enum):  # first: a StrEnum's member is a str as well
         return plain(value.value)
     if value is None or isinstance(value, (bool, int, str)):
         return value

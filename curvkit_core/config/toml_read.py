@@ -36,7 +36,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise one_mistake(source, f"no such file{_near_files(path)}") from None
     except IsADirectoryError:
         raise one_mistake(source, f"is a directory, expected a TOML file{_files_inside(path)}") from None
-    except (OSError, ValueError) as error:      # ValueError: a NUL character in the name
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         raise one_mistake(source, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
         text = raw.decode("utf-8-sig")
@@ -51,7 +51,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise one_mistake(source, f"is not TOML: {error}") from None
     except RecursionError:
         raise one_mistake(source, "is not readable: its lists or tables are nested too deeply") from None
-    except ValueError as error:      # an int of more than 4,300 digits
+    except ValueError as error:  # an int of more than 4,300 digits
         raise one_mistake(source, f"is not readable: {error}") from None
     if not data:
         raise one_mistake(source, "is empty: expected TOML tables")

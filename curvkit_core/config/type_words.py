@@ -26,7 +26,7 @@ def bare_type(tp: Any) -> Any:
             tp = get_args(tp)[0]
         elif isinstance(tp, NewType):
             tp = tp.__supertype__
-        elif type(tp).__name__ == "TypeAliasType":     # `type X = ...`, Python 3.12
+        elif type(tp).__name__ == "TypeAliasType":  # `type X = ...`, Python 3.12
             tp = tp.__value__
         else:
             return tp

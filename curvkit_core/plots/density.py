@@ -63,7 +63,7 @@ def density_figure(result: DensityResult, *, eigen: EigenResult | None = None, t
 
 def _draw(ax: Axes, result: DensityResult) -> None:
     grid, density, stderr = (t.tolist() for t in (result.grid, result.density, result.stderr))
-    low = [max(d - s, 1e-300) for d, s in zip(density, stderr, strict=True)]     # positive for the log panel
+    low = [max(d - s, 1e-300) for d, s in zip(density, stderr, strict=True)]  # positive for the log panel
     high = [d + s for d, s in zip(density, stderr, strict=True)]
     label = f"one standard error, {_probes(result)}"
     ax.fill_between(grid, low, high, color=BLUE, alpha=0.22, linewidth=0.0, label=label)
@@ -76,8 +76,15 @@ def _mark(ax: Axes, eigen: EigenResult) -> None:
         values = [value for value, converged in pairs if converged is flag]
         if values:
             ax.plot(
-                values, [0.02] * len(values), marker="v", linestyle="none", markersize=5.5, zorder=4,
-                markeredgecolor=ORANGE, markerfacecolor=fill, transform=ax.get_xaxis_transform(),
+                values,
+                [0.02] * len(values),
+                marker="v",
+                linestyle="none",
+                markersize=5.5,
+                zorder=4,
+                markeredgecolor=ORANGE,
+                markerfacecolor=fill,
+                transform=ax.get_xaxis_transform(),
                 label=f"{name} ({len(values)})",
             )
 

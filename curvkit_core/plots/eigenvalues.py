@@ -47,10 +47,15 @@ def eigenvalue_figure(result: EigenResult, *, title: str = "") -> Figure:
         style: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5.5, "color": BLUE}
         style["markerfacecolor"] = fill
         values.errorbar(
-            at, [theta[i] for i in chosen], yerr=[error[i] for i in chosen], elinewidth=1.2, capsize=3.0,
-            label=f"{name} ({len(at)})", **style,
+            at,
+            [theta[i] for i in chosen],
+            yerr=[error[i] for i in chosen],
+            elinewidth=1.2,
+            capsize=3.0,
+            label=f"{name} ({len(at)})",
+            **style,
         )
-        positive = [i for i in chosen if error[i] > 0.0]      # an exact pair has no place on a log scale
+        positive = [i for i in chosen if error[i] > 0.0]  # an exact pair has no place on a log scale
         residuals.plot([i + 1 for i in positive], [error[i] for i in positive], **style)
     for ax in (values, residuals):
         ax.set_xlabel("index", fontsize=10)

@@ -125,10 +125,24 @@ class Problem:
 
     def restrict(self, params: str | Iterable[str] | Selector) -> Problem:
         """The same model, data and loss as a function of fewer, or other, parameters; shares data and checks."""
-        twin = object.__new__(Problem)
+        twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin.parameters = ParameterSpace(self.model, params)
         twin.space = self.backend.space(twin.parameters)
+        return twin
+
+    def equipped(self, *, backend: Backend | None = None, kernels: Kernels | None = None) -> Problem:
+        """The same problem on another backend, which deals its batches out to the ranks, or with other kernels."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        if backend is not None:
+            twin.backend = backend
+            twin.batches = backend.shard(self.batches)
+            twin.space = backend.space(self.parameters)
+            twin.history = History()  # what was learned of this data in one process is not known of a rank's part
+        if kernels is not None:
+            twin.kernels = kernels
+            twin.loss = self.loss.with_kernels(kernels) if isinstance(self.loss, UsesKernels) else self.loss
         return twin
 
     @contextmanager

@@ -86,7 +86,7 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in reversed(made):
-            with contextlib.suppress(OSError):      # somebody else's file stands in it by now
+            with contextlib.suppress(OSError):  # somebody else's file stands in it by now
                 parent.rmdir()
         raise
     _sync_folder(path.parent)
@@ -139,5 +139,5 @@ def _sync_folder(folder: Path) -> None:
     """Make a rename last through a power cut; Windows, where folders cannot be opened, sees to it itself."""
     if os.name != "posix":
         return
-    with contextlib.suppress(OSError):      # some network file systems refuse to sync a folder
+    with contextlib.suppress(OSError):  # some network file systems refuse to sync a folder
         _sync_file(folder)

@@ -100,7 +100,7 @@ def write_stored(document: Mapping[str, Any], tensors: Mapping[str, Tensor], fol
 
     (folder / JSON_NAME).write_text(json_text(document), encoding="utf-8")
     save_file(dict(tensors), folder / TENSORS_NAME)
-    (folder / TENSORS_NAME).chmod((folder / JSON_NAME).stat().st_mode)      # safetensors writes 0600
+    (folder / TENSORS_NAME).chmod((folder / JSON_NAME).stat().st_mode)  # safetensors writes 0600
 
 
 def json_text(data: Any) -> str:

@@ -13,7 +13,6 @@ from curvkit_core.runs.plan import Plan, selection_note
 if TYPE_CHECKING:
     from curvkit_core.backends import Backend
     from curvkit_core.host.registry import Registry
-    from curvkit_core.kernels import Kernels
     from curvkit_core.problem import Problem
 
 __all__ = ["equip"]
@@ -66,7 +65,7 @@ def equip(
         backend = problem.backend
     if backend == problem.backend and kernels == problem.kernels:
         return problem, tuple(notes), names
-    return _rebuilt(problem, backend, kernels), tuple(notes), names
+    return problem.equipped(backend=backend, kernels=kernels), tuple(notes), names
 
 
 def _select(op: str, problem: Problem, plan: Plan, registry: Registry) -> Any:
@@ -88,17 +87,3 @@ def _select(op: str, problem: Problem, plan: Plan, registry: Registry) -> Any:
         )
     except CurvkitError as error:
         raise ConfigError([Mistake("$.auto", str(error))], plan.source) from error
-
-
-def _rebuilt(problem: Problem, backend: Backend, kernels: Kernels) -> Problem:
-    """The same problem on another backend: the data are dealt out to the ranks, the parameters stay those chosen."""
-    from curvkit_core.problem import Problem
-
-    names = frozenset(problem.parameters.names)
-    rebuilt = Problem(
-        problem.model, backend.shard(problem.batches), problem.loss, params=lambda name, _: name in names,
-        weighting=problem.weighting, mode=problem.mode, microbatch_size=problem.microbatch_size, backend=backend,
-        kernels=kernels, preflight=problem.preflight, forward_context=problem.forward_context,
-    )
-    rebuilt.description = problem.description
-    return rebuilt

@@ -125,11 +125,18 @@ def _run_job(job: Job, prepared: Prepared, progress: Progress, results: list[Run
         except (CurvkitError, ValueError) as error:
             path = f"{job.operator.component.path}, {job.algorithm.component.path}"
             raise ConfigError([Mistake(path, f"{job.label}: {error}")], prepared.plan.source) from error
-        results.append(RunResult(
-            operator=job.operator.component.name, algorithm=job.algorithm.component.name, label=job.operator.label,
-            operator_index=job.operator_index, algorithm_index=job.algorithm_index, params=job.operator.params,
-            result=_named(result, job), seconds=time.perf_counter() - start,
-        ))
+        results.append(
+            RunResult(
+                operator=job.operator.component.name,
+                algorithm=job.algorithm.component.name,
+                label=job.operator.label,
+                operator_index=job.operator_index,
+                algorithm_index=job.algorithm_index,
+                params=job.operator.params,
+                result=_named(result, job),
+                seconds=time.perf_counter() - start,
+            )
+        )
 
 
 def _named(result: Any, job: Job) -> Any:

@@ -51,7 +51,7 @@ def draw_figures(run: Run, folder: Path, say: Callable[[str], None]) -> tuple[st
         except MissingPlotExtraError as error:
             say(str(error))
             return tuple(drawn)
-        except Exception as error:      # noqa: BLE001 - a figure is not worth the numbers of a long run
+        except Exception as error:  # noqa: BLE001 - a figure is not worth the numbers of a long run
             say(f"{name}.png could not be drawn: {type(error).__name__}: {error}")
     return tuple(drawn)
 

@@ -12,7 +12,7 @@ from curvkit_core.runs.progress import OnProgress, Progress
 
 __all__ = ["RunLog"]
 
-EVERY = 1.0      # seconds between two progress lines of one job
+EVERY = 1.0  # seconds between two progress lines of one job
 
 
 class RunLog:

@@ -152,9 +152,15 @@ def make_plan(data: Mapping[str, Any], registry: Registry, *, source: str = "run
     if mistakes or problem is None or backend is None:
         raise ConfigError(mistakes, source)
     return Plan(
-        source=source, problem=problem, operators=tuple(_labelled(known)),
-        algorithms=tuple(a for a in algorithms if a is not None), backend=backend, backend_auto=_is_auto(data),
-        auto=auto, notes=tuple(resolver.notes), fingerprint=registry.fingerprint(),
+        source=source,
+        problem=problem,
+        operators=tuple(_labelled(known)),
+        algorithms=tuple(a for a in algorithms if a is not None),
+        backend=backend,
+        backend_auto=_is_auto(data),
+        auto=auto,
+        notes=tuple(resolver.notes),
+        fingerprint=registry.fingerprint(),
     )
 
 
@@ -173,7 +179,7 @@ class _Resolver:
             return make()
         except ConfigError as error:
             self.mistakes += error.mistakes
-        except (CurvkitError, TypeError) as error:      # TypeError: a plugin's class whose types cannot be read
+        except (CurvkitError, TypeError) as error:  # TypeError: a plugin's class whose types cannot be read
             self.mistakes.append(Mistake(path, str(error)))
         return None
 
@@ -195,9 +201,7 @@ class _Resolver:
         component = self.component(self.registry.operators, path, rest)
         return None if component is None else PlannedOperator(component=component, params=params or ())
 
-    def algorithm(
-        self, path: str, table: dict[str, Any], operators: list[str]
-    ) -> PlannedAlgorithm | None:
+    def algorithm(self, path: str, table: dict[str, Any], operators: list[str]) -> PlannedAlgorithm | None:
         """An algorithm's own keys, and ``on``; `operators` are the names in the file, good or bad."""
         rest = dict(table)
         on = self.collect(lambda: take(rest, "on", tuple[str, ...] | None, path, default=None))
@@ -210,7 +214,7 @@ class _Resolver:
     def backend(self, table: Any, auto: Auto) -> PlannedComponent | None:
         """The backend that is named, or the one that ``auto`` takes."""
         if not isinstance(table, Mapping):
-            return None       # said by check_sections
+            return None  # said by check_sections
         rest = {"kind": "auto", **table}
         if rest["kind"] != "auto":
             return self.component(self.registry.backends, "$.backend", rest)
@@ -235,7 +239,9 @@ class _Resolver:
         if config is None:
             return None
         return PlannedComponent(
-            spec=spec, config=_seeded(config) if cls is not None else None, path=path,
+            spec=spec,
+            config=_seeded(config) if cls is not None else None,
+            path=path,
             provider=self._providers.get(spec.namespace, spec.namespace),
         )
 

@@ -100,8 +100,10 @@ def prepare(plan: Plan, registry: Registry, *, stage: Callable[[str], None] = la
             mistakes += error.mistakes
     jobs = [
         Job(operator=plan.operators[i], operator_index=i, algorithm=algorithm, algorithm_index=j, op=op)
-        for i, op in enumerate(operators) if op is not None
-        for j, algorithm in enumerate(plan.algorithms) if i in algorithm.on
+        for i, op in enumerate(operators)
+        if op is not None
+        for j, algorithm in enumerate(plan.algorithms)
+        if i in algorithm.on
     ]
     for job in jobs:
         mistakes += _unmet(job)
@@ -130,7 +132,7 @@ def _operator(operator: PlannedOperator, problem: Problem, registry: Registry, s
 
     component = operator.component
     mistakes = []
-    for i, glob in enumerate(operator.params):      # each has to match, not just one of them
+    for i, glob in enumerate(operator.params):  # each has to match, not just one of them
         try:
             problem.restrict(glob)
         except ValueError as error:
@@ -150,7 +152,7 @@ def _unmet(job: Job) -> list[Mistake]:
         return [Mistake(algorithm.path, text)]
     try:
         algorithm.config.init(job.op.space)
-    except Exception as error:      # noqa: BLE001 - a plugin's algorithm may raise anything; all are shown
+    except Exception as error:  # noqa: BLE001 - a plugin's algorithm may raise anything; all are shown
         found = blamed(algorithm, error)
         return [Mistake(found.path, f"on {job.operator.label}: {found.text}")]
     return []

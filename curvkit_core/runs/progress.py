@@ -9,7 +9,7 @@ from typing import Any, Protocol, TextIO
 
 __all__ = ["BarProgress", "LineProgress", "Progress", "QuietProgress", "progress_for"]
 
-EVERY = 10.0      # seconds between two lines in a pipe
+EVERY = 10.0  # seconds between two lines in a pipe
 OnProgress = Callable[[Any], None]
 
 
@@ -98,8 +98,11 @@ class BarProgress:
 
         start = time.monotonic()
         columns = (
-            TextColumn("{task.description}", markup=False), BarColumn(bar_width=30),
-            TextColumn("{task.fields[words]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[words]}", markup=False),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
         )
         last: Any = None
         with Bars(*columns, console=self._console, transient=True) as bars:

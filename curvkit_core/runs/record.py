@@ -105,7 +105,7 @@ def versions() -> dict[str, str]:
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:      # vendored, or run from source without metadata
+        except metadata.PackageNotFoundError:  # vendored, or run from source without metadata
             continue
     return found
 
@@ -208,8 +208,13 @@ def _document(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     rows = [
         {
-            "operator": r.operator, "algorithm": r.algorithm, "label": r.label, "operator_index": r.operator_index,
-            "algorithm_index": r.algorithm_index, "params": list(r.params), "seconds": r.seconds,
+            "operator": r.operator,
+            "algorithm": r.algorithm,
+            "label": r.label,
+            "operator_index": r.operator_index,
+            "algorithm_index": r.algorithm_index,
+            "params": list(r.params),
+            "seconds": r.seconds,
             "result": encode(r.result, f"runs.{i}", tensors),
         }
         for i, r in enumerate(run.results)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["report_sections"]
 
-SIDE_BY_SIDE = 3      # operators in one eigenvalue table: four no longer fit 100 columns
+SIDE_BY_SIDE = 3  # operators in one eigenvalue table: four no longer fit 100 columns
 
 
 def report_sections(run: Run) -> list[Section]:
@@ -65,7 +65,7 @@ def _problem_section(run: Run) -> Section:
 def _eigen(results: Sequence[RunResult]) -> list[Section]:
     sections = []
     for start in range(0, len(results), SIDE_BY_SIDE):
-        shown = results[start:start + SIDE_BY_SIDE]
+        shown = results[start : start + SIDE_BY_SIDE]
         columns = ["#"]
         for r in shown:
             columns += [r.label, "residual", ""]
@@ -83,10 +83,14 @@ def _eigen(results: Sequence[RunResult]) -> list[Section]:
         if missing:
             notes.append(f"x: not converged to the tolerance asked for ({', '.join(missing)}).")
         notes.append(f"An eigenvalue of the operator lies within each residual. Covered: {first.result.error_covers}.")
-        sections.append(Section(
-            title=f"eigenvalues ({first.algorithm}, {_options(first.result, ('k', 'which', 'tol'))})",
-            columns=tuple(columns), rows=tuple(rows), notes=tuple(notes),
-        ))
+        sections.append(
+            Section(
+                title=f"eigenvalues ({first.algorithm}, {_options(first.result, ('k', 'which', 'tol'))})",
+                columns=tuple(columns),
+                rows=tuple(rows),
+                notes=tuple(notes),
+            )
+        )
     return sections
 
 
@@ -104,11 +108,14 @@ def _trace(results: Sequence[RunResult]) -> list[Section]:
         bias = "unknown" if t.bias_bound is None else "none" if t.bias_bound == 0 else number(t.bias_bound, 2)
         rows.append((r.label, *with_error(t.estimate, t.stderr), relative, bias))
     first = results[0].result
-    return [Section(
-        title=f"trace ({results[0].algorithm}, {_options(first, ('method', 'num_matvecs'))})",
-        columns=("operator", "trace", "stderr", "relative", "bias bound"), rows=tuple(rows),
-        notes=(f"+- is one standard error. Covered: {first.error_covers}.",),
-    )]
+    return [
+        Section(
+            title=f"trace ({results[0].algorithm}, {_options(first, ('method', 'num_matvecs'))})",
+            columns=("operator", "trace", "stderr", "relative", "bias bound"),
+            rows=tuple(rows),
+            notes=(f"+- is one standard error. Covered: {first.error_covers}.",),
+        )
+    ]
 
 
 def _density(results: Sequence[RunResult]) -> list[Section]:
@@ -119,21 +126,24 @@ def _density(results: Sequence[RunResult]) -> list[Section]:
         rows.append((r.label, f"{mass:.4f}", *_ritz_cells(d), number(d.sigma, 2)))
     first = results[0].result
     probes, steps = first.nodes.shape
-    return [Section(
-        title=f"spectral density ({results[0].algorithm}, {probes} probe{'s' if probes > 1 else ''} of {steps} steps)",
-        columns=("operator", "mass", "smallest", "largest", "|t| <= 3 sigma", "t < -3 sigma", "sigma"),
-        rows=tuple(rows),
-        notes=(
-            "Smallest and largest are ends of the Ritz values; the shares are of all eigenvalues.",
-            f"Covered by the band: {first.error_covers}.",
-        ),
-    )]
+    of = f"{probes} probe{'s' if probes > 1 else ''} of {steps} steps"
+    return [
+        Section(
+            title=f"spectral density ({results[0].algorithm}, {of})",
+            columns=("operator", "mass", "smallest", "largest", "|t| <= 3 sigma", "t < -3 sigma", "sigma"),
+            rows=tuple(rows),
+            notes=(
+                "Smallest and largest are ends of the Ritz values; the shares are of all eigenvalues.",
+                f"Covered by the band: {first.error_covers}.",
+            ),
+        )
+    ]
 
 
 def _ritz_cells(d: DensityResult) -> tuple[str, str, str, str]:
     """Return ends, and the shares near zero and below it, from the quadrature rules themselves."""
     total = float(d.weights.sum())
-    if not total > 0.0:      # stopped before the first probe was through
+    if not total > 0.0:  # stopped before the first probe was through
         return "", "", "", ""
     nodes = d.nodes[d.weights > 0]
     near = float(d.weights[d.nodes.abs() <= 3 * d.sigma].sum()) / total
@@ -144,9 +154,14 @@ def _ritz_cells(d: DensityResult) -> tuple[str, str, str, str]:
 
 def _other(r: RunResult) -> Section:
     """A third party's result: its numbers as they are, its tensors by shape, small ones in full."""
-    items = dict(r.result) if isinstance(r.result, Mapping) else (
-        {f.name: getattr(r.result, f.name) for f in attrs.fields(type(r.result))} if attrs.has(type(r.result))
-        else {"result": r.result}
+    items = (
+        dict(r.result)
+        if isinstance(r.result, Mapping)
+        else (
+            {f.name: getattr(r.result, f.name) for f in attrs.fields(type(r.result))}
+            if attrs.has(type(r.result))
+            else {"result": r.result}
+        )
     )
     rows = tuple((name, _shown(value)) for name, value in items.items() if name not in ("info", "error_covers"))
     covers = str(items.get("error_covers", ""))
@@ -171,11 +186,12 @@ def _cost(run: Run) -> Section:
         products = getattr(r.result, "num_matvecs", getattr(info, "num_matvecs", ""))
         each = f"{1e3 * r.seconds / products:.1f}" if isinstance(products, int) and products else ""
         rows.append((f"{r.algorithm} on {r.label}", str(products), f"{r.seconds:.2f}", each, _status(r.result)))
-    notes = list(dict.fromkeys(
-        f"cannot tell: {finding}" for r in run.results for finding in _findings(r.result)
-    ))
+    notes = list(dict.fromkeys(f"cannot tell: {finding}" for r in run.results for finding in _findings(r.result)))
     return Section(
-        title="cost", columns=("", "products", "seconds", "ms each", "status"), rows=tuple(rows), notes=tuple(notes),
+        title="cost",
+        columns=("", "products", "seconds", "ms each", "status"),
+        rows=tuple(rows),
+        notes=tuple(notes),
     )
 
 

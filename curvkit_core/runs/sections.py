@@ -16,7 +16,10 @@ SCHEMA = 1
 AUTO = "auto"
 SECTIONS = ("schema", "problem", "operator", "algorithm", "backend", AUTO)
 GENERIC_KEYS = {
-    "problem": ("kind",), "operator": ("kind", "params"), "algorithm": ("kind", "on"), "backend": ("kind",),
+    "problem": ("kind",),
+    "operator": ("kind", "params"),
+    "algorithm": ("kind", "on"),
+    "backend": ("kind",),
 }
 _EXAMPLES = {
     "problem": '[problem] with kind = "core/digits-mlp"',
@@ -70,7 +73,8 @@ def check_sections(data: Mapping[str, Any]) -> list[Mistake]:
         elif name != "problem":
             mistakes += [
                 Mistake(f"$.{name}[{i}]", f"expected a table, {example}, got {value_words(item)}")
-                for i, item in enumerate(value) if not isinstance(item, Mapping)
+                for i, item in enumerate(value)
+                if not isinstance(item, Mapping)
             ]
     if "backend" in data and not isinstance(data["backend"], Mapping):
         mistakes.append(Mistake("$.backend", f"expected a table, got {value_words(data['backend'])}"))

@@ -10,7 +10,7 @@ from attrs import frozen
 
 __all__ = ["Section", "plain_text", "print_sections"]
 
-WIDTH = 110      # of notes in a pipe; tables are as wide as they are
+WIDTH = 110  # of notes in a pipe; tables are as wide as they are
 
 
 @frozen(kw_only=True)
@@ -69,7 +69,7 @@ def print_sections(sections: Sequence[Section], stream: TextIO) -> None:
                 table.add_row(*(Text(cell) for cell in row))
             if console.measure(table).maximum + 2 <= console.width:
                 console.print(Padding(table, (0, 0, 0, 2)))
-            else:      # rich would cut digits off
+            else:  # rich would cut digits off
                 console.print(Text("\n".join(f"  {line}" for line in _aligned(section))), soft_wrap=True)
         for note in section.notes:
             console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))

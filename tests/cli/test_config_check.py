@@ -50,8 +50,11 @@ def test_good_file_lists_what_it_would_run(here: Path, capsys: pytest.CaptureFix
     assert lines[0] == "run.toml: ok, 4 runs"
     shown = [line.split(" (curvkit-core ")[0].split() for line in lines[1:6]]
     assert shown == [
-        ["problem", "core/python"], ["operator", "core/ggn"], ["operator", "core/ggn[fc1.*]"],
-        ["algorithm", "core/eigsh"], ["algorithm", "core/trace"],
+        ["problem", "core/python"],
+        ["operator", "core/ggn"],
+        ["operator", "core/ggn[fc1.*]"],
+        ["algorithm", "core/eigsh"],
+        ["algorithm", "core/trace"],
     ]
     assert lines[4].endswith(" on core/ggn, core/ggn[fc1.*]")
     assert sorted(p.name for p in here.iterdir()) == ["boom.py", "run.toml"]

@@ -14,8 +14,9 @@ from curvkit_core.host.registry import Registry, configure_default, load_registr
 
 CORE = load_registry(entry_points=[], environ={})
 COMPONENTS = [
-    spec.name for catalog in (CORE.operators, CORE.algorithms, CORE.problems, CORE.backends, CORE.kernels,
-                              CORE.loss_adapters) for spec in catalog
+    spec.name
+    for catalog in (CORE.operators, CORE.algorithms, CORE.problems, CORE.backends, CORE.kernels, CORE.loss_adapters)
+    for spec in catalog
 ]
 
 

@@ -139,7 +139,6 @@ def test_example_is_the_main_job(capsys: pytest.CaptureFixture[str]) -> None:
     assert ": ok, 6 runs" in capsys.readouterr().out
 
 
-
 def python(factory: str) -> list[str]:
     """Settings that make the problem one of the user's own."""
     return ["--set", f'problem={{kind="core/python", factory="{factory}"}}']

@@ -35,11 +35,21 @@ def test_setting_is_a_path_and_a_toml_value(setting: str, keys: tuple[Any, ...],
 def test_settings_are_applied_in_order_to_a_copy() -> None:
     """A later one wins; missing tables are made; the data given stay as they were."""
     before = copy.deepcopy(DATA)
-    got = apply_settings(DATA, [
-        "algorithm.1.k=5", "algorithm[1].k=6", 'backend.kind="core/single"', "list.0.1=9", "problem.0=true",
-    ])
+    got = apply_settings(
+        DATA,
+        [
+            "algorithm.1.k=5",
+            "algorithm[1].k=6",
+            'backend.kind="core/single"',
+            "list.0.1=9",
+            "problem.0=true",
+        ],
+    )
     assert got == {
-        **before, "algorithm": [{"k": 1}, {"k": 6}], "backend": {"kind": "core/single"}, "list": [[1, 9]],
+        **before,
+        "algorithm": [{"k": 1}, {"k": 6}],
+        "backend": {"kind": "core/single"},
+        "list": [[1, 9]],
         "problem": {"kind": "a", "0": True},
     }
     assert before == DATA

@@ -136,7 +136,9 @@ def test_all_mistakes_come_at_once_with_their_paths() -> None:
     data = {"k": 5.9, "reorth": "false", "kk": 3, "inners": [{"x": 1}, {"y": "z"}], "tol": -1.0}
     with pytest.raises(ConfigError) as caught:
         structure(Options, data, "$.algorithm[0]", source="run.toml")
-    assert str(caught.value) == """\
+    assert (
+        str(caught.value)
+        == """\
 run.toml: 6 errors
   $.algorithm[0]              unknown key 'kk'; did you mean 'k'?
   $.algorithm[0].k            expected int, got float 5.9
@@ -144,12 +146,14 @@ run.toml: 6 errors
   $.algorithm[0].inners[1].x  missing: expected int
   $.algorithm[0].inners[1].y  expected float, got str 'z'
   $.algorithm[0].tol          'tol' must be > 0.0: -1.0"""
+    )
 
 
 def test_validators_keep_their_words_at_their_field() -> None:
     """attrs' validators stop at the first; here each speaks, at its own path."""
     assert mistakes(Options, {"k": 0, "tol": 0}) == {
-        "$.k": "'k' must be >= 1: 0", "$.tol": "'tol' must be > 0.0: 0.0",
+        "$.k": "'k' must be >= 1: 0",
+        "$.tol": "'tol' must be > 0.0: 0.0",
     }
 
 
@@ -237,16 +241,18 @@ def test_class_whose_types_cannot_be_read_is_named() -> None:
 
     @frozen
     class Broken:
-        x: Hidden | None = None     # a string here, and Hidden is no global
+        x: Hidden | None = None  # a string here, and Hidden is no global
 
     with pytest.raises(ConfigError, match=r"the types of .*Broken cannot be read: name 'Hidden'"):
         structure(Broken, {})
 
 
-@given(st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    )
+)
 def test_any_value_passes_or_is_a_config_error(value: Any) -> None:
     """No input breaks out as another exception, and a value that passes is exactly of its type."""
     for tp in (int, float, bool, str, tuple[int, ...], dict[str, float], Options, int | None):

@@ -21,21 +21,36 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def eigen(**changes: Any) -> EigenResult:
-    return EigenResult(**{
-        "eigenvalues": torch.tensor([3.0, 1.0, -0.5], dtype=torch.float64), "eigenvectors": torch.zeros(3, N),
-        "residuals": torch.tensor([1e-6, 0.2, 0.0], dtype=torch.float64),
-        "converged": torch.tensor([True, False, True]), "num_matvecs": 5, **changes,
-    })
+    return EigenResult(
+        **{
+            "eigenvalues": torch.tensor([3.0, 1.0, -0.5], dtype=torch.float64),
+            "eigenvectors": torch.zeros(3, N),
+            "residuals": torch.tensor([1e-6, 0.2, 0.0], dtype=torch.float64),
+            "converged": torch.tensor([True, False, True]),
+            "num_matvecs": 5,
+            **changes,
+        }
+    )
 
 
 def density(**changes: Any) -> DensityResult:
     grid = torch.linspace(-1, 4, 501, dtype=torch.float64)
     values = torch.exp(-(grid**2) / (2 * SIGMA**2)) / (SIGMA * math.sqrt(2 * math.pi))
     info = ResultInfo(operator="a", algorithm="b", num_matvecs=1, seconds=1.0, dtype="f", device="cpu", n=N)
-    return DensityResult(**{
-        "grid": grid, "density": values, "stderr": 0.1 * values, "nodes": torch.zeros(8, 4),
-        "weights": torch.ones(8, 4), "sigma": SIGMA, "num_matvecs": 32, "seed": 0, "info": info, **changes,
-    })
+    return DensityResult(
+        **{
+            "grid": grid,
+            "density": values,
+            "stderr": 0.1 * values,
+            "nodes": torch.zeros(8, 4),
+            "weights": torch.ones(8, 4),
+            "sigma": SIGMA,
+            "num_matvecs": 32,
+            "seed": 0,
+            "info": info,
+            **changes,
+        }
+    )
 
 
 def test_density_panels_hold_curve_band_and_marks() -> None:
@@ -78,11 +93,14 @@ def test_figures_scale_with_the_operator(scale: float) -> None:
     assert figure_bytes(eigenvalue_figure(values), "png").startswith(PNG)
 
 
-@pytest.mark.parametrize("changes", [
-    {"density": torch.zeros(501, dtype=torch.float64), "stderr": torch.zeros(501, dtype=torch.float64)},
-    {"info": None},
-    {"sigma": 0.0},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"density": torch.zeros(501, dtype=torch.float64), "stderr": torch.zeros(501, dtype=torch.float64)},
+        {"info": None},
+        {"sigma": 0.0},
+    ],
+)
 def test_density_of_a_strange_result_is_drawn(changes: dict[str, Any]) -> None:
     """A zero density, no record, no width: a figure all the same."""
     assert figure_bytes(density_figure(density(**changes)), "png").startswith(PNG)
@@ -104,7 +122,8 @@ def test_eigenvalue_bars_are_the_residuals() -> None:
 def test_few_eigenvalues_are_drawn(k: int) -> None:
     """None at all (an interrupted run) or one."""
     few = eigen(
-        eigenvalues=eigen().eigenvalues[:k], residuals=torch.zeros(k, dtype=torch.float64),
+        eigenvalues=eigen().eigenvalues[:k],
+        residuals=torch.zeros(k, dtype=torch.float64),
         converged=eigen().converged[:k],
     )
     assert figure_bytes(eigenvalue_figure(few), "png").startswith(PNG)
@@ -143,7 +162,7 @@ print("pyplot" if "matplotlib.pyplot" in sys.modules else "no pyplot")
         ("", "no pyplot\n"),
         (
             "sys.modules['matplotlib'] = None",
-            'ImportError: matplotlib is not installed, so no figure can be drawn. '
+            "ImportError: matplotlib is not installed, so no figure can be drawn. "
             'mend: pip install "curvkit-core[plot]"\nno pyplot\n',
         ),
     ],

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import frozen
 from cases import F64, regression_mlp, relative, tied_mlp
 from torch import Tensor, nn
 
 from curvkit_core import CallableLoss, CrossEntropyLoss, EmpiricalFisherOperator, GGNOperator, HessianOperator, Problem
+from curvkit_core.backends import SingleBackend
+from curvkit_core.kernels import Kernels
 
 
 def test_torch_criteria_are_taken_as_they_are() -> None:
@@ -166,3 +169,21 @@ def test_description_is_plain_data() -> None:
     assert json.loads(json.dumps(facts)) == facts
     assert facts["weighting"] == "unit"
     assert facts["dtype"] == "float64"
+
+
+def test_equipped_problems_compute_with_what_they_are_given() -> None:
+    """Another backend deals out the batches and makes the space; other kernels are the loss's; the rest is shared."""
+    case = tied_mlp()
+
+    @frozen(kw_only=True)
+    class FirstBatchOnly(SingleBackend):
+        def shard(self, batches: Any) -> Any:
+            return list(batches)[:1]
+
+    problem = case.problem((10, 3))
+    alone = problem.equipped(backend=FirstBatchOnly())
+    assert relative(HessianOperator(alone).to_dense(), HessianOperator(case.problem((10, 3))).to_dense()) > 0.01
+    assert alone.num_units < problem.num_units == 11
+    kernels = Kernels(ce_hvp=lambda z, w, u: torch.zeros_like(u))
+    assert not GGNOperator(problem.equipped(kernels=kernels)).to_dense().any()
+    assert GGNOperator(problem).to_dense().any()

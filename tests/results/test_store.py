@@ -33,27 +33,52 @@ class Sketch:
 
 
 def info(**changes: Any) -> ResultInfo:
-    return ResultInfo(**{
-        "operator": "core/ggn", "algorithm": "core/eigsh", "options": {"k": 2, "tol": 1e-4, "on": ("a",)},
-        "num_matvecs": 9, "seconds": 0.25, "dtype": "float32", "device": "cpu", "n": 3, "parameter_names": ("w", "b"),
-        "versions": {"torch": "2"}, **changes,
-    })
+    return ResultInfo(
+        **{
+            "operator": "core/ggn",
+            "algorithm": "core/eigsh",
+            "options": {"k": 2, "tol": 1e-4, "on": ("a",)},
+            "num_matvecs": 9,
+            "seconds": 0.25,
+            "dtype": "float32",
+            "device": "cpu",
+            "n": 3,
+            "parameter_names": ("w", "b"),
+            "versions": {"torch": "2"},
+            **changes,
+        }
+    )
 
 
 RESULTS = {
     "eigen": EigenResult(
-        eigenvalues=torch.tensor([2.5, -1 / 3], dtype=torch.float64), eigenvectors=torch.randn(2, 3),
-        residuals=torch.tensor([1e-300, math.inf], dtype=torch.float64), converged=torch.tensor([True, False]),
-        num_matvecs=9, seed=0, info=info(),
+        eigenvalues=torch.tensor([2.5, -1 / 3], dtype=torch.float64),
+        eigenvectors=torch.randn(2, 3),
+        residuals=torch.tensor([1e-300, math.inf], dtype=torch.float64),
+        converged=torch.tensor([True, False]),
+        num_matvecs=9,
+        seed=0,
+        info=info(),
     ),
     "trace": TraceResult(
-        estimate=math.nan, stderr=-0.0, bias_bound=None, num_matvecs=3, method="hutch++", seed=2**62,
-        samples=torch.empty(0, dtype=torch.float64), info=info(units=13.0, converged=True, findings=("a\nb",)),
+        estimate=math.nan,
+        stderr=-0.0,
+        bias_bound=None,
+        num_matvecs=3,
+        method="hutch++",
+        seed=2**62,
+        samples=torch.empty(0, dtype=torch.float64),
+        info=info(units=13.0, converged=True, findings=("a\nb",)),
     ),
     "density": DensityResult(
-        grid=torch.linspace(0, 1, 300, dtype=torch.float64), density=torch.rand(300, dtype=torch.float64),
-        stderr=torch.rand(300, dtype=torch.float64), nodes=torch.rand(2, 4, dtype=torch.float64),
-        weights=torch.rand(2, 4, dtype=torch.float64), sigma=0.1, num_matvecs=8, seed=0,
+        grid=torch.linspace(0, 1, 300, dtype=torch.float64),
+        density=torch.rand(300, dtype=torch.float64),
+        stderr=torch.rand(300, dtype=torch.float64),
+        nodes=torch.rand(2, 4, dtype=torch.float64),
+        weights=torch.rand(2, 4, dtype=torch.float64),
+        sigma=0.1,
+        num_matvecs=8,
+        seed=0,
     ),
 }
 
@@ -66,8 +91,13 @@ CHANGED = {
 
 def same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(
-            a.nan_to_num(7.0) if a.is_floating_point() else a, b.nan_to_num(7.0) if b.is_floating_point() else b
+        return (
+            isinstance(b, Tensor)
+            and a.dtype == b.dtype
+            and a.shape == b.shape
+            and torch.equal(
+                a.nan_to_num(7.0) if a.is_floating_point() else a, b.nan_to_num(7.0) if b.is_floating_point() else b
+            )
         )
     if hasattr(type(a), "__attrs_attrs__"):
         return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(type(a)))
@@ -106,11 +136,13 @@ def test_json_can_be_read_by_people(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "r").iterdir()} == {"result.json", "result.safetensors"}
 
 
-@given(st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner).map(tuple) | st.dictionaries(st.text().filter(lambda k: k[:1] != "$"), inner),
-    max_leaves=10,
-))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner).map(tuple) | st.dictionaries(st.text().filter(lambda k: k[:1] != "$"), inner),
+        max_leaves=10,
+    )
+)
 def test_plain_values_come_back(value: Any) -> None:
     """decode(json(encode(x))) = x for whatever options hold, NaN and strange keys included."""
     tensors: dict[str, Tensor] = {}
@@ -120,8 +152,11 @@ def test_plain_values_come_back(value: Any) -> None:
 def test_unknown_class_is_a_read_only_mapping(tmp_path: Path) -> None:
     """A plugin's result loads without its plugin; with types= it is its class again; saved again it stays the same."""
     sketch = Sketch(
-        value=torch.arange(4, dtype=torch.bfloat16).reshape(2, 2), name="a", nested=(1, (2.0, torch.tensor(3))),
-        table={"k": None, "t": torch.tensor([], dtype=torch.int64)}, private=0.5,
+        value=torch.arange(4, dtype=torch.bfloat16).reshape(2, 2),
+        name="a",
+        nested=(1, (2.0, torch.tensor(3))),
+        table={"k": None, "t": torch.tensor([], dtype=torch.int64)},
+        private=0.5,
     )
     save_result(sketch, tmp_path / "r")
     stored = load_result(tmp_path / "r")

@@ -14,7 +14,7 @@ from curvkit_core.config import ConfigError
 from curvkit_core.runs import Run, RunLog, execute, make_plan, plan_record, prepare
 from curvkit_core.runs.progress import LineProgress, QuietProgress
 
-SPECTRUM = (5.0, 3.0, 2.0, 1.0, 0.5, -1.0)      # as in conftest.py
+SPECTRUM = (5.0, 3.0, 2.0, 1.0, 0.5, -1.0)  # as in conftest.py
 TAIL = SPECTRUM[2:]
 
 
@@ -35,11 +35,14 @@ def test_run_finds_the_known_spectrum(data: dict[str, Any], registry: Registry) 
     """diag(lambda): its largest eigenvalues, its trace (exact with signs), its mean, whole and restricted."""
     results = run(data, registry).results
     assert [(r.label, r.algorithm) for r in results] == [
-        ("core/hessian", "core/eigsh"), ("core/hessian", "core/trace"), ("core/hessian", "local/rayleigh"),
-        ("core/hessian[tail]", "core/eigsh"), ("core/hessian[tail]", "core/trace"),
+        ("core/hessian", "core/eigsh"),
+        ("core/hessian", "core/trace"),
+        ("core/hessian", "local/rayleigh"),
+        ("core/hessian[tail]", "core/eigsh"),
+        ("core/hessian[tail]", "core/trace"),
         ("core/hessian[tail]", "local/rayleigh"),
     ]
-    eps = 1e-13      # n * eps * |A|, with room
+    eps = 1e-13  # n * eps * |A|, with room
     whole, trace, quotient, tail, _, tail_quotient = (r.result for r in results)
     assert whole.eigenvalues.tolist() == pytest.approx(sorted(SPECTRUM)[:-3:-1], abs=eps)
     assert tail.eigenvalues.tolist() == pytest.approx(sorted(TAIL)[:-3:-1], abs=eps)
@@ -77,12 +80,15 @@ def test_preconditions_are_told_together_before_any_product(data: dict[str, Any]
         prepare(plan, registry)
     rows = [(m.path, m.text) for m in caught.value.mistakes]
     assert rows == [
-        ("$.algorithm[2].most",
-         "on core/hessian: most=3 is out of range: expected at least 6, the operator's size."),
-        ("$.algorithm[0].k",
-         "on core/hessian[tail]: k=5 is out of range: expected 1 <= k <= 4, the operator's size. Pass a smaller k."),
-        ("$.algorithm[2].most",
-         "on core/hessian[tail]: most=3 is out of range: expected at least 4, the operator's size."),
+        ("$.algorithm[2].most", "on core/hessian: most=3 is out of range: expected at least 6, the operator's size."),
+        (
+            "$.algorithm[0].k",
+            "on core/hessian[tail]: k=5 is out of range: expected 1 <= k <= 4, the operator's size. Pass a smaller k.",
+        ),
+        (
+            "$.algorithm[2].most",
+            "on core/hessian[tail]: most=3 is out of range: expected at least 4, the operator's size.",
+        ),
     ]
 
 
@@ -92,12 +98,18 @@ def test_preconditions_are_told_together_before_any_product(data: dict[str, Any]
         ({"operator": [{"kind": "hessian", "params": ["tail", "typo.*"]}]}, "$.operator[0].params[1]", "typo"),
         ({"problem": {"kind": "local/none"}}, "$.problem", "local/none gave a int: expected a Problem"),
         ({"operator": [{"kind": "local/none"}]}, "$.operator[0]", "gave a NoneType: expected a CurvatureOperator"),
-        ({"problem": {"kind": "local/explode"}}, "$.problem",
-         "local/explode failed with ZeroDivisionError: integer division or modulo by zero ("),
+        (
+            {"problem": {"kind": "local/explode"}},
+            "$.problem",
+            "local/explode failed with ZeroDivisionError: integer division or modulo by zero (",
+        ),
         ({"problem": {"kind": "local/diagonal", "spectrum": [1.0]}}, "$.problem", "failed with RuntimeError"),
         ({"operator": [{"kind": "local/skew"}]}, "$.algorithm[0]", "core/eigsh needs a symmetric operator"),
-        ({"problem": {"kind": "core/python", "factory": "no_such_module_here:build"}}, "$.problem.factory",
-         "no module 'no_such_module_here'"),
+        (
+            {"problem": {"kind": "core/python", "factory": "no_such_module_here:build"}},
+            "$.problem.factory",
+            "no module 'no_such_module_here'",
+        ),
         ({"problem": {"kind": "core/python", "factory": "json:nope"}}, "$.problem.factory", "no 'nope'"),
         ({"problem": {"kind": "core/python", "factory": "json:dumps"}}, "$.problem", "TypeError: dumps()"),
         ({"problem": {"kind": "core/python", "factory": "os:getcwd"}}, "$.problem.factory", "returned a str"),

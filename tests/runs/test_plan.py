@@ -63,7 +63,10 @@ def test_record_is_json_with_names_versions_and_options(data: dict[str, Any], re
     assert (record["schema"], record["run_file"]) == (1, "run.toml")
     assert record["problem"]["kind"] == "local/diagonal"
     assert record["operators"][1] == {
-        "kind": "core/hessian", "provider": record["operators"][0]["provider"], "config": {}, "params": ["tail"],
+        "kind": "core/hessian",
+        "provider": record["operators"][0]["provider"],
+        "config": {},
+        "params": ["tail"],
         "label": "core/hessian[tail]",
     }
     assert record["operators"][0]["provider"].startswith("curvkit-core ")
@@ -77,14 +80,27 @@ def test_record_is_json_with_names_versions_and_options(data: dict[str, Any], re
 
 def test_all_mistakes_of_a_file_come_at_once(registry: Registry) -> None:
     """Outline, names, types and options in one error, each with its place."""
-    got = mistakes({
-        "schema": 2, "problm": 1, "problem": {"kind": "core/digits-mpl"},
-        "operator": [{"kind": "ggn", "parms": ["a"]}, {"kind": "core/hessian", "params": "a"}, {"params": ["a"]}, 3],
-        "algorithm": [
-            {"kind": "core/eigsh", "k": 5.9, "kk": 1, "on": ["core/gnn"]}, {"kind": 3}, {"kind": "core/eigsh", "k": 0},
-        ],
-        "backend": {"kind": "core/singl"}, "auto": {"prefer": "core/single"},
-    }, registry)
+    got = mistakes(
+        {
+            "schema": 2,
+            "problm": 1,
+            "problem": {"kind": "core/digits-mpl"},
+            "operator": [
+                {"kind": "ggn", "parms": ["a"]},
+                {"kind": "core/hessian", "params": "a"},
+                {"params": ["a"]},
+                3,
+            ],
+            "algorithm": [
+                {"kind": "core/eigsh", "k": 5.9, "kk": 1, "on": ["core/gnn"]},
+                {"kind": 3},
+                {"kind": "core/eigsh", "k": 0},
+            ],
+            "backend": {"kind": "core/singl"},
+            "auto": {"prefer": "core/single"},
+        },
+        registry,
+    )
     expected = {
         "$": "unknown key 'problm'; did you mean 'problem'?",
         "$.schema": "expected 1, got int 2; this file needs a later curvkit-core",

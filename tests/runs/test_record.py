@@ -37,7 +37,8 @@ def test_folder_holds_plan_results_and_log(run: Run, here: Path) -> None:
     document = json.loads((folder / "result.json").read_text())
     assert document["schema"] == 1
     assert [(row["operator"], row["algorithm"]) for row in document["runs"]][:2] == [
-        ("core/hessian", "core/eigsh"), ("core/hessian", "core/trace"),
+        ("core/hessian", "core/eigsh"),
+        ("core/hessian", "core/trace"),
     ]
     eigenvalues = document["runs"][0]["result"]["eigenvalues"]
     assert eigenvalues == run.results[0].result.eigenvalues.tolist()
@@ -84,9 +85,12 @@ def test_out_never_overwrites_without_force(run: Run, here: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("", "expected a new folder's name"), (".", "expected a new folder's name"),
-        ("..", "expected a new folder's name"), ("file", "'file' exists and is no folder"),
-        ("file/x/y", "file' is no folder"), ("link", "exists and is no folder"),
+        ("", "expected a new folder's name"),
+        (".", "expected a new folder's name"),
+        ("..", "expected a new folder's name"),
+        ("file", "'file' exists and is no folder"),
+        ("file/x/y", "file' is no folder"),
+        ("link", "exists and is no folder"),
     ],
 )
 def test_out_that_cannot_be_a_run_is_refused_at_once(here: Path, name: str, text: str) -> None:

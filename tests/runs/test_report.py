@@ -18,27 +18,49 @@ from curvkit_core.runs.table import Section, plain_text
 
 
 def info(**changes: Any) -> ResultInfo:
-    return ResultInfo(**{
-        "operator": "o", "algorithm": "a", "options": {"k": 2, "which": "LA"}, "num_matvecs": 20, "seconds": 0.5,
-        "dtype": "float64", "device": "cpu", "n": 1000, "units": 13.0, "weighting": "unit", **changes,
-    })
+    return ResultInfo(
+        **{
+            "operator": "o",
+            "algorithm": "a",
+            "options": {"k": 2, "which": "LA"},
+            "num_matvecs": 20,
+            "seconds": 0.5,
+            "dtype": "float64",
+            "device": "cpu",
+            "n": 1000,
+            "units": 13.0,
+            "weighting": "unit",
+            **changes,
+        }
+    )
 
 
 def eigen(**changes: Any) -> EigenResult:
-    return EigenResult(**{
-        "eigenvalues": torch.tensor([12.3456789, 0.5], dtype=torch.float64), "eigenvectors": torch.zeros(2, 1000),
-        "residuals": torch.tensor([1e-5, 0.2], dtype=torch.float64), "converged": torch.tensor([True, False]),
-        "num_matvecs": 20, "info": info(converged=False), **changes,
-    })
+    return EigenResult(
+        **{
+            "eigenvalues": torch.tensor([12.3456789, 0.5], dtype=torch.float64),
+            "eigenvectors": torch.zeros(2, 1000),
+            "residuals": torch.tensor([1e-5, 0.2], dtype=torch.float64),
+            "converged": torch.tensor([True, False]),
+            "num_matvecs": 20,
+            "info": info(converged=False),
+            **changes,
+        }
+    )
 
 
 def density() -> DensityResult:
     """A triangle of mass 1 on [-1, 1]; of the eigenvalues a quarter lies below -3 sigma and half within."""
     grid = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
     return DensityResult(
-        grid=grid, density=torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64), stderr=0.0 * grid,
+        grid=grid,
+        density=torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64),
+        stderr=0.0 * grid,
         nodes=torch.tensor([[-0.5, 0.0, 0.29, 0.9, 77.0]], dtype=torch.float64),
-        weights=torch.tensor([[0.25, 0.25, 0.25, 0.25, 0.0]], dtype=torch.float64), sigma=0.1, num_matvecs=5, seed=0,
+        weights=torch.tensor([[0.25, 0.25, 0.25, 0.25, 0.0]], dtype=torch.float64),
+        sigma=0.1,
+        num_matvecs=5,
+        seed=0,
         info=info(),
     )
 
@@ -46,14 +68,26 @@ def density() -> DensityResult:
 def a_run(*results: Any, operators: int = 1) -> Run:
     rows = tuple(
         RunResult(
-            operator="core/ggn", algorithm=f"core/{type(result).__name__.lower()}", label=f"core/ggn #{i}",
-            operator_index=i, algorithm_index=j, result=result, seconds=0.5,
+            operator="core/ggn",
+            algorithm=f"core/{type(result).__name__.lower()}",
+            label=f"core/ggn #{i}",
+            operator_index=i,
+            algorithm_index=j,
+            result=result,
+            seconds=0.5,
         )
-        for i in range(operators) for j, result in enumerate(results)
+        for i in range(operators)
+        for j, result in enumerate(results)
     )
     facts = {
-        "description": "a small net", "model": "MLP", "loss": "CE", "n": 1000, "parameters": 4, "weighting": "unit",
-        "dtype": "float64", "device": "cpu",
+        "description": "a small net",
+        "model": "MLP",
+        "loss": "CE",
+        "n": 1000,
+        "parameters": 4,
+        "weighting": "unit",
+        "dtype": "float64",
+        "device": "cpu",
     }
     return Run(plan={"problem": {"kind": "core/python"}}, folder=Path("x"), problem=facts, results=rows)
 
@@ -67,14 +101,17 @@ def test_report_has_the_numbers_that_a_researcher_reads() -> None:
     trace = TraceResult(estimate=8.22534, stderr=0.0576, num_matvecs=99, method="hutch++", seed=0, info=info())
     sections = report_sections(a_run(eigen(), trace, density()))
     assert cells(sections, "eigenvalues") == [
-        ("1", "12.3457", "1.0e-05", ""), ("2", "0.5000", "0.20", "x"),
+        ("1", "12.3457", "1.0e-05", ""),
+        ("2", "0.5000", "0.20", "x"),
     ]
     assert cells(sections, "trace") == [("core/ggn #0", "8.225", "+- 0.058", "0.7 %", "none")]
     assert cells(sections, "spectral density") == [
         ("core/ggn #0", "1.0000", "-0.5000", "0.9000", "50.0 %", "25.0 %", "0.10"),
     ]
     assert [row[1:] for row in cells(sections, "cost")] == [
-        ("20", "0.50", "25.0", "not converged"), ("99", "0.50", "5.1", "done"), ("5", "0.50", "100.0", "done"),
+        ("20", "0.50", "25.0", "not converged"),
+        ("99", "0.50", "5.1", "done"),
+        ("5", "0.50", "100.0", "done"),
     ]
     text = plain_text(sections)
     for part in ("a small net", "n = 1,000 in 4 tensors", "averaged over 13 units", "x: not converged to the"):
@@ -99,8 +136,11 @@ def test_operators_stand_side_by_side_three_a_table() -> None:
 def test_interrupted_and_foreign_results_are_told() -> None:
     """A run cut short says so; a result of unknown class shows its numbers and its tensors' shapes."""
     short = eigen(
-        eigenvalues=torch.zeros(0), eigenvectors=torch.zeros(0, 5), residuals=torch.zeros(0),
-        converged=torch.zeros(0, dtype=torch.bool), info=info(interrupted="keyboard"),
+        eigenvalues=torch.zeros(0),
+        eigenvectors=torch.zeros(0, 5),
+        residuals=torch.zeros(0),
+        converged=torch.zeros(0, dtype=torch.bool),
+        info=info(interrupted="keyboard"),
     )
     foreign = ResultInfo(operator="o", algorithm="a", num_matvecs=3, seconds=1.0, dtype="f", device="cpu", n=2)
     stored = {"value": 1 / 3, "tensor": torch.zeros(2, 3), "short": torch.tensor([1.0, 2.0]), "name": "x"}
@@ -108,14 +148,26 @@ def test_interrupted_and_foreign_results_are_told() -> None:
     assert cells(sections, "cost")[0][-1] == "stopped by Ctrl-C"
     assert ("num_matvecs", "3") in cells(sections, "core/resultinfo on")
     assert cells(sections, "core/dict on") == [
-        ("value", "0.333333"), ("tensor", "tensor (2, 3) float32"), ("short", "1.00000, 2.00000"), ("name", "x"),
+        ("value", "0.333333"),
+        ("tensor", "tensor (2, 3) float32"),
+        ("short", "1.00000, 2.00000"),
+        ("name", "x"),
     ]
 
 
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
-    [(0.0, 3, "0"), (1.0, 3, "1.00"), (123456.7, 6, "123457"), (1e6, 3, "1.00e+06"), (9.4e-7, 2, "9.4e-07"),
-     (-0.02201, 4, "-0.02201"), (999999.9, 6, "1.00000e+06"), (math.inf, 3, "inf"), (math.nan, 3, "nan")],
+    [
+        (0.0, 3, "0"),
+        (1.0, 3, "1.00"),
+        (123456.7, 6, "123457"),
+        (1e6, 3, "1.00e+06"),
+        (9.4e-7, 2, "9.4e-07"),
+        (-0.02201, 4, "-0.02201"),
+        (999999.9, 6, "1.00000e+06"),
+        (math.inf, 3, "inf"),
+        (math.nan, 3, "nan"),
+    ],
 )
 def test_number_has_its_digits(value: float, digits: int, text: str) -> None:
     """Significant digits, plain where short."""
