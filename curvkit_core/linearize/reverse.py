@@ -7,144 +7,169 @@ hvp 9F with its forward, J v and J^T u together 7F.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from curvkit_core.linearize.forward import Forward
+from curvkit_core.linearize.graph_size import graph_bytes
 from curvkit_core.linearize.linearization import Linearization
-from curvkit_core.linearize.second_order_mode import second_order_mode
+from curvkit_core.losses.batch_tree import tensors
 from curvkit_core.losses.protocol import Outputs
+from curvkit_core.problem.parameters import ParameterSpace
 from curvkit_core.problem.problem import Problem
-from curvkit_core.problem.swap import swapped
 
-__all__ = ["ReverseLinearization", "linearized"]
-
-
-@contextmanager
-def linearized(problem: Problem, batch: Any) -> Iterator[ReverseLinearization]:
-    """Linearize `problem` on one microbatch; the values stay swapped in until the last backward is done."""
-    leaves = {e.parameter: e.parameter.detach().requires_grad_() for e in problem.parameters}
-    context = problem.forward_context if problem.forward_context is not None else nullcontext
-    with (
-        torch.enable_grad(),
-        second_order_mode(problem.model, problem.loss),
-        swapped(problem.model, leaves),
-    ):
-        with context():
-            outputs = problem.loss.outputs(problem.model, batch)
-        yield ReverseLinearization(problem, batch, outputs, list(leaves.values()))
+__all__ = ["ForwardGraph", "ReverseLinearization"]
 
 
-class ReverseLinearization(Linearization):
-    """See the module. Holds the forward graph; lives inside :func:`linearized`.
+class ForwardGraph:
+    """The autograd graph of one microbatch's forward, and the graphs of its first derivatives once they were asked for.
+
+    It may be kept and used again for as long as nothing that it has read has changed; and by a linearization over some
+    of its parameters only.
 
     Parameters
     ----------
     problem : Problem
+        Over whose parameters.
     batch : object
         The microbatch.
-    outputs : tuple of Tensor
-        y as graph tensors.
-    leaves : sequence of Tensor
-        What stands in the model for the parameters, in the parameter space's order.
+    offload : bool
+        Keep what the graphs save in host memory, and bring it back when it is used.
     """
 
-    def __init__(self, problem: Problem, batch: Any, outputs: Outputs, leaves: Sequence[Tensor]) -> None:
-        if not isinstance(outputs, tuple):
-            msg = f"{type(problem.loss).__name__}.outputs gave a {type(outputs).__name__}: expected a tuple of tensors."
-            raise TypeError(msg)
-        self.parameters = problem.parameters
+    def __init__(self, problem: Problem, batch: Any, *, offload: bool = False) -> None:
+        self.offload = offload and problem.parameters.device.type != "cpu"
         self.loss = problem.loss
         self.batch = batch
-        self.y = tuple(t.detach() for t in outputs)
-        self._outputs = outputs
-        self._leaves = tuple(leaves)
-        self._transposed: tuple[list[Tensor], list[int], Outputs] | None = None
-        self._slope: list[Tensor | None] | None = None
+        self.leaves: Mapping[nn.Parameter, Tensor] = {
+            e.parameter: e.parameter.detach().requires_grad_() for e in problem.parameters
+        }
+        self._forward = Forward(problem, self.leaves)
+        with torch.enable_grad(), self._forward.opened(), self._saving():
+            self.outputs = self._forward.run(batch)
+        self._transposed: tuple[dict[nn.Parameter, Tensor], Outputs] | None = None
+        self._gradient: dict[nn.Parameter, Tensor] | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Surround every use: checkpointed parts of the model are run again in a backward."""
+        with torch.enable_grad(), self._forward.opened():
+            yield
+
+    def transposed(self) -> tuple[dict[nn.Parameter, Tensor], Outputs]:
+        """J^T u as a graph in u: a tensor for each parameter it depends on, and u."""
+        if self._transposed is None:
+            dummies = tuple(torch.zeros_like(t, requires_grad=True) for t in self.outputs)
+            live = [i for i, t in enumerate(self.outputs) if t.requires_grad]
+            slopes = self._slopes([self.outputs[i] for i in live], [dummies[i] for i in live])
+            self._transposed = (slopes, dummies)
+        return self._transposed
+
+    def gradient(self) -> dict[nn.Parameter, Tensor]:
+        """The loss sum's gradient as a graph in the parameters, for those on which it depends.
+
+        A parameter that is unused, or in which the loss is linear, is not there: its derivatives are zero.
+        """
+        if self._gradient is None:
+            loss = self.loss.loss_sum(self.outputs, self.batch)
+            self._gradient = self._slopes([loss] if loss.requires_grad else [], None)
+        return self._gradient
+
+    def nbytes(self) -> int:
+        """Memory that the graphs hold, without parameters and batch."""
+        roots = [*self.outputs]
+        if self._transposed is not None:
+            roots += self._transposed[0].values()
+        if self._gradient is not None:
+            roots += self._gradient.values()
+        return graph_bytes(roots, besides=[*self.leaves.values(), *tensors(self.batch)])
+
+    @property
+    def stages(self) -> int:
+        """How many derivative graphs have been built: memory has to be counted again when it grows."""
+        return (self._transposed is not None) + (self._gradient is not None)
+
+    def _saving(self) -> AbstractContextManager[object]:
+        return torch.autograd.graph.save_on_cpu(pin_memory=True) if self.offload else nullcontext()
+
+    def _slopes(self, roots: list[Tensor], along: list[Tensor] | None) -> dict[nn.Parameter, Tensor]:
+        if not roots:
+            return {}
+        leaves = list(self.leaves.values())
+        with self._saving():
+            parts = torch.autograd.grad(roots, leaves, along, create_graph=True, allow_unused=True)
+        found = zip(self.leaves, parts, strict=True)
+        return {parameter: part for parameter, part in found if part is not None and part.requires_grad}
+
+
+class ReverseLinearization(Linearization):
+    """See the module. Works on a graph that it does not own; lives inside ``graph.opened()``.
+
+    Parameters
+    ----------
+    graph : ForwardGraph
+    parameters : ParameterSpace
+        Some or all of the graph's, in the vectors' order.
+    """
+
+    def __init__(self, graph: ForwardGraph, parameters: ParameterSpace) -> None:
+        self.graph = graph
+        self.parameters = parameters
+        self.loss = graph.loss
+        self.batch = graph.batch
+        self.y = tuple(t.detach() for t in graph.outputs)
+        self._leaves = tuple(graph.leaves[e.parameter] for e in parameters)
 
     def jvp(self, V: Tensor) -> Outputs:
         """J v for each row: one reverse pass a row through the graph of J^T u, which is built once."""
-        slopes, where, dummies = self._transposed_graph()
+        slopes, dummies = self.graph.transposed()
+        where = [i for i, e in enumerate(self.parameters) if e.parameter in slopes]
+        picked = [slopes[self.parameters.entries[i].parameter] for i in where]
         rows: list[tuple[Tensor, ...]] = []
         for v in V:
-            if not slopes:
+            if not picked:
                 rows.append(tuple(torch.zeros_like(t) for t in self.y))
                 continue
             directions = self.parameters.unflatten(v)
-            out = torch.autograd.grad(
-                slopes, dummies, [directions[i] for i in where], retain_graph=True, allow_unused=True
-            )
+            along = [directions[i] for i in where]
+            out = torch.autograd.grad(picked, dummies, along, retain_graph=True, allow_unused=True)
             rows.append(tuple(torch.zeros_like(t) if o is None else o for o, t in zip(out, self.y, strict=True)))
         return tuple(torch.stack(column) for column in zip(*rows, strict=True))
 
     def vjp(self, u: Outputs) -> Tensor:
         """J^T u for each leading entry: one backward pass a row."""
-        live = [i for i, t in enumerate(self._outputs) if t.requires_grad]
-        rows = u[0].shape[0]
-        if not live:
-            return torch.zeros((rows, self.parameters.n), dtype=self.parameters.dtype, device=self.parameters.device)
-        outputs = [self._outputs[i] for i in live]
-        return torch.stack(
-            [
-                self.parameters.flatten(
-                    torch.autograd.grad(
-                        outputs,
-                        self._leaves,
-                        [u[i][k].to(self.y[i].dtype) for i in live],
-                        retain_graph=True,
-                        allow_unused=True,
-                    )
-                )
-                for k in range(rows)
-            ]
-        )
+        return backward_rows(self.graph.outputs, u, self._leaves, self.parameters)
 
     def hvp(self, V: Tensor) -> Tensor:
         """The loss sum's Hessian times each row: one reverse pass a row through the gradient's graph, built once."""
-        slope = self._gradient_graph()
-        # a parameter that the gradient does not depend on (unused, or the loss is linear in it) has no graph: zeros
-        where = [i for i, s in enumerate(slope) if s is not None and s.requires_grad]
+        slopes = self.graph.gradient()
+        where = [i for i, e in enumerate(self.parameters) if e.parameter in slopes]
+        picked = [slopes[self.parameters.entries[i].parameter] for i in where]
         rows: list[Tensor] = []
         for v in V:
-            directions = self.parameters.unflatten(v)
             parts: Sequence[Tensor | None] = [None] * len(self._leaves)
-            if where:
-                parts = torch.autograd.grad(
-                    [s for s in (slope[i] for i in where) if s is not None],
-                    self._leaves,
-                    [directions[i] for i in where],
-                    retain_graph=True,
-                    allow_unused=True,
-                )
+            if picked:
+                directions = self.parameters.unflatten(v)
+                along = [directions[i] for i in where]
+                parts = torch.autograd.grad(picked, self._leaves, along, retain_graph=True, allow_unused=True)
             rows.append(self.parameters.flatten(parts))
         return torch.stack(rows)
 
-    def _transposed_graph(self) -> tuple[list[Tensor], list[int], Outputs]:
-        """The graph of J^T u in u: its outputs, which parameters they belong to, and u."""
-        if self._transposed is None:
-            dummies = tuple(torch.zeros_like(t, requires_grad=True) for t in self.y)
-            live = [i for i, t in enumerate(self._outputs) if t.requires_grad]
-            products: Sequence[Tensor | None] = []
-            if live:
-                products = torch.autograd.grad(
-                    [self._outputs[i] for i in live],
-                    self._leaves,
-                    [dummies[i] for i in live],
-                    create_graph=True,
-                    allow_unused=True,
-                )
-            where = [i for i, p in enumerate(products) if p is not None and p.requires_grad]
-            self._transposed = ([p for p in (products[i] for i in where) if p is not None], where, dummies)
-        return self._transposed
 
-    def _gradient_graph(self) -> list[Tensor | None]:
-        if self._slope is None:
-            loss = self.loss.loss_sum(self._outputs, self.batch)
-            if loss.requires_grad:
-                self._slope = list(torch.autograd.grad(loss, self._leaves, create_graph=True, allow_unused=True))
-            else:
-                self._slope = [None] * len(self._leaves)
-        return self._slope
+def backward_rows(outputs: Outputs, u: Outputs, leaves: Sequence[Tensor], parameters: ParameterSpace) -> Tensor:
+    """J^T u for each leading entry of u through the graph of `outputs`, which stays: (k, n)."""
+    live = [i for i, t in enumerate(outputs) if t.requires_grad]
+    rows = u[0].shape[0]
+    if not live:
+        return torch.zeros((rows, parameters.n), dtype=parameters.dtype, device=parameters.device)
+    roots = [outputs[i] for i in live]
+    found = []
+    for k in range(rows):
+        along = [u[i][k].to(outputs[i].dtype) for i in live]
+        slopes = torch.autograd.grad(roots, leaves, along, retain_graph=True, allow_unused=True)
+        found.append(parameters.flatten(slopes))
+    return torch.stack(found)

@@ -1,7 +1,7 @@
 r"""Operators over a problem's data: :math:`A v = \sum_b A_b v / \sum_b N_b`, one method to write.
 
-Everything that is the same for all of them is here: batches, microbatches, weights, ranks, the checks, the model left
-as it was.
+Everything that is the same for all of them is here: batches, microbatches, weights, ranks, the engine that linearizes,
+the checks, the model left as it was.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from curvkit_core.checks import preflight
-from curvkit_core.linearize import Linearization, linearized
+from curvkit_core.linearize import Engine, EngineOptions, Linearization
 from curvkit_core.operators.base import CurvatureOperator
 from curvkit_core.problem.problem import Problem
 
@@ -27,35 +27,55 @@ class DataOperator(CurvatureOperator):
     ----------
     problem : Problem
         Model, data, loss and parameters.
+    strategy : {"auto", "reverse", "lean", "finite-difference"}
+    cache : {"auto", "keep", "rebuild", "offload"}
+    memory_budget : int, str or None
+        How products are made: cost, never meaning. See :class:`curvkit_core.linearize.EngineOptions`.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        strategy: str = "auto",
+        cache: str = "auto",
+        memory_budget: int | str | None = None,
+    ) -> None:
         if not isinstance(problem, Problem):
             msg = f"problem is a {type(problem).__name__}: expected a curvkit_core.Problem(model, batches, loss)."
             raise TypeError(msg)
         super().__init__(problem.space, symmetric=True, problem=problem)
         self._problem = problem
+        options = EngineOptions(strategy=strategy, cache=cache, memory_budget=memory_budget)
+        self._engine = Engine(problem, options)
 
     @abstractmethod
     def batch_product(self, lin: Linearization, batch: Any, V: Tensor) -> Tensor:
         """The microbatch's SUM over units of A_u times each row of V: (k, n) in, (k, n) out. Never a mean."""
 
+    @property
+    def strategy(self) -> str:
+        """How the last product was made, in words."""
+        return self._engine.describe()
+
     def rows_product(self, V: Tensor) -> Tensor:
         """One pass over the data: sums and counts per microbatch, reduced over ranks, divided in one place."""
-        problem = self._problem
+        problem, engine = self._problem, self._engine
         checking = problem.preflight != "off" and not problem.history.checked
         total = torch.zeros_like(V)
         count = torch.zeros((), dtype=torch.float64, device=V.device)
         batches = 0
         with problem.opened():
+            engine.begin_pass()
             for piece in problem.pieces():
-                with linearized(problem, piece.batch) as lin:
+                with engine.linearized(piece) as lin:
                     if checking:
                         preflight(problem, piece, lin)
                     product = self.batch_product(lin, piece.batch, V)
                 total += product if piece.weight == 1.0 else product * piece.weight
                 count += piece.count
                 batches = piece.number + 1
+            engine.end_pass()
         problem.history.batches_seen = batches
         product = problem.average(total, count)
         problem.history.checked = True

@@ -27,8 +27,15 @@ class EmpiricalFisherOperator(DataOperator):
         Its loss must tell its units apart (``unit_losses``).
     """
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem)
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        strategy: str = "auto",
+        cache: str = "auto",
+        memory_budget: int | str | None = None,
+    ) -> None:
+        super().__init__(problem, strategy=strategy, cache=cache, memory_budget=memory_budget)
         if not isinstance(problem.loss, ComputesUnitLosses):
             msg = (
                 f"{type(problem.loss).__name__} cannot tell its units apart: the empirical Fisher needs the method "

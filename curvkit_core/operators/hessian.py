@@ -16,12 +16,17 @@ class HessianOperator(DataOperator):
     r"""The Hessian :math:`\nabla^2 L`, :math:`L(\theta) = \sum_u \ell_u(\theta) / N` over all units u of the data.
 
     Symmetric, in general indefinite. Exact: by double backward (Pearlmutter, Neural Computation 6(1), 1994). A product
-    costs three gradients in time and about 2.3 gradients' memory of the largest microbatch.
+    costs two gradients in time on a kept graph, whose memory is about 2.3 forward graphs; rebuilt, three gradients.
 
     Parameters
     ----------
     problem : Problem
         Any loss will do, also a CallableLoss.
+    strategy : {"auto", "reverse", "lean", "finite-difference"}
+    cache : {"auto", "keep", "rebuild", "offload"}
+    memory_budget : int, str or None
+        How products are made: cost, never meaning (finite differences excepted). See
+        :class:`curvkit_core.linearize.EngineOptions`.
     """
 
     def batch_product(self, lin: Linearization, batch: Any, V: Tensor) -> Tensor:

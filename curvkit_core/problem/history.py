@@ -21,9 +21,12 @@ class History:
         Whether a whole pass went through the checks.
     findings : list of str
         What the checks could not tell, or only warned of.
+    kept_graphs : object or None
+        The engine's kept graphs, so that operators and blocks share them.
     """
 
     units: float | None = None
     batches_seen: int = 0
     checked: bool = False
     findings: list[str] = field(factory=list)
+    kept_graphs: object | None = None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from curvkit_core.backends import Segment
@@ -115,6 +115,30 @@ class ParameterSpace:
 
     def __repr__(self) -> str:
         return f"ParameterSpace({len(self)} parameters, n={self.n:,})"
+
+    def follow(self) -> None:
+        """Look the parameters up again by name: ``load_state_dict(assign=True)`` and assignments make new objects.
+
+        Raises
+        ------
+        ValueError
+            If a name has gone, has another shape, or if names that were tied are so no more.
+        """
+        found = dict(self.model.named_parameters(remove_duplicate=False))
+        if all(found.get(raw) is e.parameter for e in self.entries for raw in e.raw_names):
+            return
+        entries = []
+        for e in self.entries:
+            now = {id(found[raw]): found[raw] for raw in e.raw_names if raw in found}
+            parameter = next(iter(now.values()), None)
+            if len(now) != 1 or parameter is None or parameter.shape != e.parameter.shape:
+                msg = (
+                    f"parameter {e.name!r} of {type(self.model).__name__} has gone, changed its shape or is tied "
+                    f"otherwise than when the problem was built (names: {', '.join(e.aliases)}). Build a new Problem."
+                )
+                raise ValueError(msg)
+            entries.append(evolve(e, parameter=parameter))
+        self.entries = tuple(entries)
 
     def to_named(self, vector: Tensor) -> dict[str, Tensor]:
         """Cut a vector (n,), or rows (k, n), into ``{name: tensor shaped like the parameter}`` (views; (k, *shape))."""

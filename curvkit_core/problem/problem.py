@@ -35,10 +35,14 @@ _CHOICES = {
 
 @frozen(kw_only=True, eq=False)
 class Piece:
-    """One microbatch on the model's device: `weight` times its sum goes into the total, `count` into the divisor."""
+    """One microbatch on the model's device: `weight` times its sum goes into the total, `count` into the divisor.
+
+    It is part number `part` of batch number `number`.
+    """
 
     batch: Any
     number: int
+    part: int
     weight: float | Tensor
     count: float | Tensor
 
@@ -135,11 +139,11 @@ class Problem:
         """The same problem on another backend, which deals its batches out to the ranks, or with other kernels."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
+        twin.history = History()  # what was learned, and the graphs kept, are of other data or of another computation
         if backend is not None:
             twin.backend = backend
             twin.batches = backend.shard(self.batches)
             twin.space = backend.space(self.parameters)
-            twin.history = History()  # what was learned of this data in one process is not known of a rank's part
         if kernels is not None:
             twin.kernels = kernels
             twin.loss = self.loss.with_kernels(kernels) if isinstance(self.loss, UsesKernels) else self.loss
@@ -147,7 +151,11 @@ class Problem:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Surround a pass over the data: the model's mode, the backend's context; all as it was afterwards."""
+        """Surround a pass over the data: the model's mode, the backend's context; all as it was afterwards.
+
+        Parameters that were replaced in the model since the last pass are looked up again by name.
+        """
+        self.parameters.follow()
         with ExitStack() as stack:
             stack.enter_context(untouched(self.model, self.mode))
             stack.enter_context(self.backend.context(self.model))
@@ -164,9 +172,10 @@ class Problem:
                 raise ValueError(msg)
             for part, micro in enumerate(microbatches(batch, self.microbatch_size)):
                 if units is None:
-                    yield Piece(batch=micro, number=number, weight=1.0, count=self.loss.num_units(micro))
+                    yield Piece(batch=micro, number=number, part=part, weight=1.0, count=self.loss.num_units(micro))
                 else:
-                    yield Piece(batch=micro, number=number, weight=1.0 / float(units), count=1.0 if part == 0 else 0.0)
+                    weight, count = 1.0 / float(units), 1.0 if part == 0 else 0.0
+                    yield Piece(batch=micro, number=number, part=part, weight=weight, count=count)
 
     def average(self, total: Tensor, count: Tensor) -> Tensor:
         """Reduce sum and count over the ranks and divide: the one place that does."""

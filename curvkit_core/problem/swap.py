@@ -1,7 +1,8 @@
 """Other values in the model, and back: the one place that touches a model's parameters and buffers.
 
 ``torch.func.functional_call`` restores the parameters when the forward ends; activation checkpointing recomputes during
-the backward and would then read the module's own. Here the caller keeps the context open to the end of the backward.
+the backward and would then read the module's own. Here the caller keeps the values in to the end of the backward, and
+can put the same ones in again for a later backward of a kept graph.
 """
 
 from __future__ import annotations
@@ -9,48 +10,71 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["swapped"]
+__all__ = ["Swap"]
 
 
-@contextmanager
-def swapped(model: nn.Module, values: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
-    """Run with `values` in the place of the model's parameters, and with copies in the place of its buffers.
+class Swap:
+    """Values to stand in the place of a model's parameters, and copies in the place of its buffers.
 
-    The other parameters are replaced by detached views, so that no gradient is computed for them. The module's dicts
-    are put back on leaving, whatever happened, so parameters and buffers are the same objects with the same contents.
+    The parameters without a value of their own are replaced by detached views: no gradient is computed for them.
 
     Parameters
     ----------
     model : torch.nn.Module
     values : mapping of Parameter to Tensor
         A tied parameter is replaced wherever it occurs.
+    dtype : torch.dtype or None
+        Give the other parameters and the buffers this dtype where they are floating-point numbers of fewer bits.
     """
-    saved: list[tuple[nn.Module, dict[str, nn.Parameter | None], dict[str, Tensor | None]]] = []
-    copies: dict[int, Tensor] = {}  # a buffer that two modules share stays shared
-    others: dict[nn.Parameter, Tensor] = {}
-    try:
+
+    def __init__(
+        self, model: nn.Module, values: Mapping[nn.Parameter, Tensor], *, dtype: torch.dtype | None = None
+    ) -> None:
+        self.model = model
+        shared: dict[int, Tensor] = {}  # tied parameters and shared buffers stay tied and shared
+        self._plan: list[tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]] = []
         for module in model.modules():
-            saved.append((module, dict(module._parameters), dict(module._buffers)))
+            parameters, buffers = {}, {}
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     value = values.get(parameter)
                     if value is None:
-                        value = others.setdefault(parameter, parameter.detach())
-                    module._parameters[name] = value  # type: ignore[assignment]  # a plain tensor, as functional_call does
+                        value = shared.setdefault(id(parameter), _widened(parameter.detach(), dtype))
+                    parameters[name] = value
             for name, buffer in module._buffers.items():
                 if buffer is not None:
-                    module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
-            _refresh_flat_weights(module)
-        yield
-    finally:
-        for module, parameters, buffers in saved:
-            module._parameters.clear()
-            module._parameters.update(parameters)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-            _refresh_flat_weights(module)
+                    if id(buffer) not in shared:
+                        shared[id(buffer)] = _widened(buffer.detach().clone(), dtype)
+                    buffers[name] = shared[id(buffer)]
+            self._plan.append((module, parameters, buffers))
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Put the values in; on leaving, whatever happened, the same objects as before are back in their places."""
+        saved: list[tuple[nn.Module, dict[str, nn.Parameter | None], dict[str, Tensor | None]]] = []
+        try:
+            for module, parameters, buffers in self._plan:
+                saved.append((module, dict(module._parameters), dict(module._buffers)))
+                module._parameters.update(parameters)  # type: ignore[arg-type]  # plain tensors, as functional_call does
+                module._buffers.update(buffers)
+                _refresh_flat_weights(module)
+            yield
+        finally:
+            for module, own_parameters, own_buffers in saved:
+                module._parameters.clear()
+                module._parameters.update(own_parameters)
+                module._buffers.clear()
+                module._buffers.update(own_buffers)
+                _refresh_flat_weights(module)
+
+
+def _widened(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if dtype is None or not tensor.is_floating_point():
+        return tensor
+    return tensor.to(torch.promote_types(tensor.dtype, dtype))
 
 
 def _refresh_flat_weights(module: nn.Module) -> None:
