@@ -26,6 +26,8 @@ BUILD_TOOLS = ("hatchling", "editables")
 ONE_THREAD = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 TEST_TOOLS = ("import-linter",)
 LINT_TOOLS = ("import-linter", "mypy", "ruff")
+# What `bench` measures curvkit beside; nothing else installs them.
+PEERS = ("hessian-eigenthings==1.0.0a5", "curvlinops-for-pytorch==3.0.1", "PyHessian==0.1")
 
 
 def install(session: nox.Session, *packages: str) -> None:
@@ -79,7 +81,15 @@ def tests(session: nox.Session) -> None:
     install_plugins(session)
     install(session, *TEST_TOOLS)
     session.run("curvkit", "list-plugins", "--strict")
-    session.run("pytest", *session.posargs, env=ONE_THREAD)
+    session.run("pytest", "-m", "not slow", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the tests that take minutes: what `tests` leaves out."""
+    install_core(session, "plot", "demo", "testing")
+    install_plugins(session)
+    session.run("pytest", "-m", "slow", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -123,6 +133,14 @@ def startup(session: nox.Session) -> None:
     install_core(session)
     install_plugins(session)
     session.run("python", "benchmarks/startup.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the time and memory of products as ratios to a gradient, beside other tools from PyPI."""
+    install_core(session, "demo")
+    install(session, *PEERS)
+    session.run("python", "benchmarks/matvec.py", *session.posargs)
 
 
 @nox.session

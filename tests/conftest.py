@@ -24,7 +24,7 @@ def same_import_path():
     """Hold that a test leaves `sys.path` as it was: one that does not would spoil every import after it."""
     path, before = sys.path, list(sys.path)
     yield
-    after = list(sys.path)
+    after = [entry for entry in sys.path if entry in before or not entry.endswith("_vendor")]  # setuptools adds its own
     sys.path = path
     sys.path[:] = before
     # monkeypatch.setattr(sys, "path", ...) followed by monkeypatch.syspath_prepend undoes itself in the wrong order

@@ -89,6 +89,12 @@ def run(
     if getattr(algorithm, "needs_symmetric", False) and not op.symmetric:
         msg = f"{type(algorithm).__name__} needs a symmetric operator: {op!r} says it is not."
         raise ValueError(msg)
+    if not op.deterministic and not getattr(algorithm, "accepts_stochastic", False):
+        msg = (
+            f"{type(algorithm).__name__} multiplies one fixed matrix: {op!r} is another one at each product. "
+            "Use the operator over all data, or trace(method='hutchinson')."
+        )
+        raise ValueError(msg)
     for name, value in (("max_rows", max_rows), ("max_matvecs", max_matvecs), ("max_seconds", max_seconds)):
         if value is not None and not value > 0:
             msg = f"{name}={value!r}: expected a positive number, or None."

@@ -10,6 +10,8 @@ References
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from attrs import define, field, frozen, validators
 from torch import Tensor
@@ -45,6 +47,8 @@ class Hutchinson:
     seed : int or None
         None draws one and records it.
     """
+
+    accepts_stochastic: ClassVar[bool] = True  # independent estimates: the error then covers the batches as well
 
     num_matvecs: int = field(default=99, validator=validators.ge(2))
     probes: str = field(default="rademacher", validator=validators.in_(PROBE_KINDS))

@@ -65,6 +65,11 @@ class Trace:
         return self._estimator.progress(state)
 
     @property
+    def accepts_stochastic(self) -> bool:
+        """Whether the estimator may multiply another matrix each time: Hutchinson's may."""
+        return getattr(self._estimator, "accepts_stochastic", False)
+
+    @property
     def _estimator(self) -> Hutchinson | HutchPlusPlus:
         return _METHODS[self.method](num_matvecs=self.num_matvecs, probes=self.probes, seed=self.seed)
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from attrs import field, frozen, validators
 from torch import Tensor
 
+from curvkit_core.linearize.compiled import CompiledLinearization, CompiledProducts
 from curvkit_core.linearize.finite_difference import FiniteDifferenceLinearization
 from curvkit_core.linearize.kept_graphs import KeptGraphs
 from curvkit_core.linearize.lean import LeanLinearization, NoForwardDerivativeError
@@ -47,14 +48,24 @@ class EngineOptions:
         memory (on the CPU that is ``"keep"``).
     memory_budget : int, str or None
         For ``"auto"``: bytes, or ``"8GiB"``; None: half of the memory that is free at the first product.
+    compile : bool
+        Compile whole products with ``torch.compile``: tens of seconds for a model and shape, then faster on many. Where
+        it fails or its result differs from the eager one, products are eager and the reason is told.
     """
 
     strategy: str = field(default="auto", validator=validators.in_(_STRATEGIES))
     cache: str = field(default="auto", validator=validators.in_(_CACHES))
     memory_budget: int | None = field(default=None, converter=parse_bytes)
+    compile: bool = False
 
     def __attrs_post_init__(self) -> None:
         """Refuse to keep what a strategy does not make."""
+        if self.compile and (self.strategy != "auto" or self.cache in ("keep", "offload")):
+            msg = (
+                f"compile=True is a strategy of its own and keeps no graph: expected strategy='auto' and cache='auto' "
+                f"or 'rebuild', not strategy={self.strategy!r} and cache={self.cache!r}."
+            )
+            raise ValueError(msg)
         if self.strategy in ("lean", "finite-difference") and self.cache in ("keep", "offload"):
             msg = (
                 f"strategy={self.strategy!r} has no graph to keep: expected cache='rebuild' or 'auto', "
@@ -80,6 +91,7 @@ class Engine:
         self._budget: float | None = None
         self._pieces = self._from_kept = 0
         self._told = ""
+        self._compiled = CompiledProducts(problem) if options.compile else None
 
     def begin_pass(self) -> None:
         """Call before a pass over the data: kept graphs are compared with the model."""
@@ -102,6 +114,8 @@ class Engine:
                 yield ReverseLinearization(graph, self.problem.parameters)
             if self._budget is not None:
                 self._graphs.fit(self._budget)
+        elif self._compiled is not None and not self._compiled.reason:
+            yield CompiledLinearization(self.problem, piece, self._compiled)
         elif self.options.strategy == "finite-difference":
             yield FiniteDifferenceLinearization(self.problem, piece)
         elif self.options.strategy == "lean":
@@ -122,9 +136,13 @@ class Engine:
 
     def describe(self) -> str:
         """How the last pass made its products: ``"reverse on kept graphs of 6 of 6 microbatches (3.1 MB)"``."""
+        if self._compiled is not None and not self._compiled.reason:
+            return "compiled, rebuilt"
         rest = self.options.strategy
         if rest == "auto":
             rest = f"reverse ({self.fallback})" if self.fallback else "lean"
+        if self._compiled is not None:
+            rest = f"{rest} (not compiled: {self._compiled.reason})"
         if not self._from_kept:
             return f"{rest}, rebuilt"
         held = f"reverse on kept graphs of {self._from_kept} of {self._pieces} microbatches"
@@ -134,7 +152,9 @@ class Engine:
 
     @property
     def _keeps(self) -> bool:
-        return self.options.cache != "rebuild" and self.options.strategy in ("auto", "reverse")
+        return (
+            self.options.cache != "rebuild" and self._compiled is None and self.options.strategy in ("auto", "reverse")
+        )
 
     @property
     def _graphs(self) -> KeptGraphs:

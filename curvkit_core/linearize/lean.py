@@ -53,6 +53,8 @@ class LeanLinearization(Linearization):
 
     def jvp(self, V: Tensor) -> Outputs:
         """J v for each row: one dual forward a row."""
+        if not len(V):
+            return tuple(t.new_zeros((0, *t.shape)) for t in self.y)
         rows = [self._tangents(v) for v in V]
         return tuple(torch.stack(column) for column in zip(*rows, strict=True))
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from curvkit_core.linearize.forward import Forward
 from curvkit_core.linearize.graph_size import graph_bytes
 from curvkit_core.linearize.linearization import Linearization
+from curvkit_core.linearize.rows import RowPolicy
 from curvkit_core.losses.batch_tree import tensors
 from curvkit_core.losses.protocol import Outputs
 from curvkit_core.problem.parameters import ParameterSpace
@@ -51,6 +52,7 @@ class ForwardGraph:
         self._forward = Forward(problem, self.leaves)
         with torch.enable_grad(), self._forward.opened(), self._saving():
             self.outputs = self._forward.run(batch)
+        self.rows = {name: RowPolicy() for name in ("jvp", "vjp", "hvp")}
         self._transposed: tuple[dict[nn.Parameter, Tensor], Outputs] | None = None
         self._gradient: dict[nn.Parameter, Tensor] | None = None
 
@@ -87,6 +89,11 @@ class ForwardGraph:
         if self._gradient is not None:
             roots += self._gradient.values()
         return graph_bytes(roots, besides=[*self.leaves.values(), *tensors(self.batch)])
+
+    @property
+    def held(self) -> int:
+        """The forward graph's memory, where it matters: not on a CPU, where rows go one after the other."""
+        return 0 if self.outputs[0].device.type == "cpu" else graph_bytes(self.outputs)
 
     @property
     def stages(self) -> int:
@@ -128,48 +135,50 @@ class ReverseLinearization(Linearization):
         """J v for each row: one reverse pass a row through the graph of J^T u, which is built once."""
         slopes, dummies = self.graph.transposed()
         where = [i for i, e in enumerate(self.parameters) if e.parameter in slopes]
-        picked = [slopes[self.parameters.entries[i].parameter] for i in where]
-        rows: list[tuple[Tensor, ...]] = []
-        for v in V:
-            if not picked:
-                rows.append(tuple(torch.zeros_like(t) for t in self.y))
-                continue
-            directions = self.parameters.unflatten(v)
-            along = [directions[i] for i in where]
-            out = torch.autograd.grad(picked, dummies, along, retain_graph=True, allow_unused=True)
-            rows.append(tuple(torch.zeros_like(t) if o is None else o for o, t in zip(out, self.y, strict=True)))
-        return tuple(torch.stack(column) for column in zip(*rows, strict=True))
+        if not where or not len(V):
+            return tuple(t.new_zeros((len(V), *t.shape)) for t in self.y)
+        roots = [slopes[self.parameters.entries[i].parameter] for i in where]
+        along = self.parameters.unflatten_rows(V)
+        policy, nbytes = self.graph.rows["jvp"], self.graph.held
+        rows = policy.gradients(roots, dummies, [along[i] for i in where], nbytes=nbytes)
+        return tuple(
+            torch.stack([torch.zeros_like(t) if row[i] is None else row[i] for row in rows])  # type: ignore[misc]
+            for i, t in enumerate(self.y)
+        )
 
     def vjp(self, u: Outputs) -> Tensor:
         """J^T u for each leading entry: one backward pass a row."""
-        return backward_rows(self.graph.outputs, u, self._leaves, self.parameters)
+        return backward_rows(
+            self.graph.outputs, u, self._leaves, self.parameters, policy=self.graph.rows["vjp"], nbytes=self.graph.held
+        )
 
     def hvp(self, V: Tensor) -> Tensor:
         """The loss sum's Hessian times each row: one reverse pass a row through the gradient's graph, built once."""
         slopes = self.graph.gradient()
         where = [i for i, e in enumerate(self.parameters) if e.parameter in slopes]
-        picked = [slopes[self.parameters.entries[i].parameter] for i in where]
-        rows: list[Tensor] = []
-        for v in V:
-            parts: Sequence[Tensor | None] = [None] * len(self._leaves)
-            if picked:
-                directions = self.parameters.unflatten(v)
-                along = [directions[i] for i in where]
-                parts = torch.autograd.grad(picked, self._leaves, along, retain_graph=True, allow_unused=True)
-            rows.append(self.parameters.flatten(parts))
-        return torch.stack(rows)
+        if not where or not len(V):
+            return torch.zeros_like(V)
+        roots = [slopes[self.parameters.entries[i].parameter] for i in where]
+        along = self.parameters.unflatten_rows(V)
+        policy, nbytes = self.graph.rows["hvp"], self.graph.held
+        rows = policy.gradients(roots, self._leaves, [along[i] for i in where], nbytes=nbytes)
+        return torch.stack([self.parameters.flatten(row) for row in rows])
 
 
-def backward_rows(outputs: Outputs, u: Outputs, leaves: Sequence[Tensor], parameters: ParameterSpace) -> Tensor:
+def backward_rows(
+    outputs: Outputs,
+    u: Outputs,
+    leaves: Sequence[Tensor],
+    parameters: ParameterSpace,
+    *,
+    policy: RowPolicy | None = None,
+    nbytes: int = 0,
+) -> Tensor:
     """J^T u for each leading entry of u through the graph of `outputs`, which stays: (k, n)."""
     live = [i for i, t in enumerate(outputs) if t.requires_grad]
     rows = u[0].shape[0]
-    if not live:
+    if not live or not rows:
         return torch.zeros((rows, parameters.n), dtype=parameters.dtype, device=parameters.device)
-    roots = [outputs[i] for i in live]
-    found = []
-    for k in range(rows):
-        along = [u[i][k].to(outputs[i].dtype) for i in live]
-        slopes = torch.autograd.grad(roots, leaves, along, retain_graph=True, allow_unused=True)
-        found.append(parameters.flatten(slopes))
-    return torch.stack(found)
+    along = [u[i].to(outputs[i].dtype) for i in live]
+    slopes = (policy or RowPolicy()).gradients([outputs[i] for i in live], leaves, along, nbytes=nbytes)
+    return torch.stack([parameters.flatten(row) for row in slopes])

@@ -17,8 +17,12 @@ class History:
         What the risk's sum is divided by, once a pass has told.
     batches_seen : int
         Batches in the last pass of this process.
-    checked : bool
-        Whether a whole pass went through the checks.
+    passes_compared : int
+        Passes that went through the checks of the data; two are compared.
+    contents : object or None
+        What the first of them read.
+    probed : dict
+        By kind of operator, the sets of parameters for which its products were probed.
     findings : list of str
         What the checks could not tell, or only warned of.
     kept_graphs : object or None
@@ -27,6 +31,8 @@ class History:
 
     units: float | None = None
     batches_seen: int = 0
-    checked: bool = False
+    passes_compared: int = 0
+    contents: object | None = None
+    probed: dict[object, list[frozenset[object]]] = field(factory=dict)
     findings: list[str] = field(factory=list)
     kept_graphs: object | None = None

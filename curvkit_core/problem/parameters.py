@@ -179,6 +179,10 @@ class ParameterSpace:
         """Cut a vector (n,) into one tensor a parameter, in the parameter's own shape, dtype and device."""
         return tuple(vector[e.place].view(e.parameter.shape).to(e.parameter) for e in self.entries)
 
+    def unflatten_rows(self, V: Tensor) -> tuple[Tensor, ...]:
+        """Cut rows (k, n) into one tensor a parameter, (k, *its shape), in the parameter's own dtype and device."""
+        return tuple(V[:, e.place].reshape(len(V), *e.parameter.shape).to(e.parameter) for e in self.entries)
+
 
 def _no_match(selector: Selector, names: Mapping[nn.Parameter, list[str]]) -> str:
     known = sorted({canonical_name(raw) for raws in names.values() for raw in raws})

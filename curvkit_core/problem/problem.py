@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -65,6 +66,9 @@ class Problem:
         ``"batch-mean"``: every batch counts alike, for comparison with tools that average batch means.
     mode : {"eval", "train", "as-is"}
         The model's mode during products; each module's own is restored.
+    num_batches : int or None
+        Use only the first so many batches of each pass: the same ones for every operator and product, so a loader that
+        shuffles is refused by the checks.
     microbatch_size : int or None
         Cut batches into pieces of so many rows: less memory, the same operator.
     backend : Backend or None
@@ -92,6 +96,7 @@ class Problem:
         weighting: str = "unit",
         mode: str = "eval",
         microbatch_size: int | None = None,
+        num_batches: int | None = None,
         backend: Backend | None = None,
         kernels: Kernels = Kernels(),  # noqa: B008 - frozen
         preflight: str = "error",
@@ -101,9 +106,10 @@ class Problem:
             if value not in _CHOICES[name]:
                 msg = f"{name}={value!r} is unknown: expected one of {', '.join(map(repr, _CHOICES[name]))}."
                 raise ValueError(msg)
-        if microbatch_size is not None and (not isinstance(microbatch_size, int) or microbatch_size < 1):
-            msg = f"microbatch_size={microbatch_size!r}: expected a positive integer, or None for whole batches."
-            raise ValueError(msg)
+        for name, size in (("microbatch_size", microbatch_size), ("num_batches", num_batches)):
+            if size is not None and (not isinstance(size, int) or size < 1):
+                msg = f"{name}={size!r}: expected a positive integer, or None for whole batches, and all of them."
+                raise ValueError(msg)
         if not isinstance(model, nn.Module):
             msg = f"model is a {type(model).__name__}: expected a torch.nn.Module."
             raise TypeError(msg)
@@ -116,6 +122,7 @@ class Problem:
         self.weighting = weighting
         self.mode = mode
         self.microbatch_size = microbatch_size
+        self.num_batches = num_batches
         self.backend: Backend = backend if backend is not None else SingleBackend()
         self.preflight = preflight
         self.forward_context = forward_context
@@ -149,6 +156,14 @@ class Problem:
             twin.loss = self.loss.with_kernels(kernels) if isinstance(self.loss, UsesKernels) else self.loss
         return twin
 
+    def on_batches(self, batches: Iterable[Any]) -> Problem:
+        """The same model and loss on other data."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.history = History()
+        twin.batches = check_reiterable(batches)
+        return twin
+
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Surround a pass over the data: the model's mode, the backend's context; all as it was afterwards.
@@ -164,7 +179,7 @@ class Problem:
     def pieces(self) -> Iterator[Piece]:
         """Every microbatch of every batch, in the data's order."""
         device = self.parameters.device
-        for number, batch in enumerate(self.batches):
+        for number, batch in enumerate(islice(self.batches, self.num_batches)):
             batch = moved(batch, device)
             units = self.loss.num_units(batch) if self.weighting == "batch-mean" else None
             if units is not None and float(units) == 0:
@@ -215,6 +230,7 @@ class Problem:
             "weighting": self.weighting,
             "mode": self.mode,
             "microbatch_size": self.microbatch_size,
+            "num_batches": self.num_batches,
             "dtype": str(self.parameters.dtype).removeprefix("torch."),
             "device": str(self.parameters.device),
             "ranks": self.backend.world.size,
