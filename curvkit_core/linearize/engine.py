@@ -91,6 +91,7 @@ class Engine:
         self._budget: float | None = None
         self._pieces = self._from_kept = 0
         self._told = ""
+        self._difference_errors: list[float] = []
         self._compiled = CompiledProducts(problem) if options.compile else None
 
     def begin_pass(self) -> None:
@@ -117,7 +118,7 @@ class Engine:
         elif self._compiled is not None and not self._compiled.reason:
             yield CompiledLinearization(self.problem, piece, self._compiled)
         elif self.options.strategy == "finite-difference":
-            yield FiniteDifferenceLinearization(self.problem, piece)
+            yield FiniteDifferenceLinearization(self.problem, piece, self._difference_errors)
         elif self.options.strategy == "lean":
             yield LeanLinearization(self.problem, piece)
         elif self.options.strategy == "auto" and not self.fallback:
@@ -141,6 +142,8 @@ class Engine:
         rest = self.options.strategy
         if rest == "auto":
             rest = f"reverse ({self.fallback})" if self.fallback else "lean"
+        if self._difference_errors:
+            rest = f"{rest} (relative error about {self._difference_errors[0]:.0e})"
         if self._compiled is not None:
             rest = f"{rest} (not compiled: {self._compiled.reason})"
         if not self._from_kept:
