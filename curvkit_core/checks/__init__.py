@@ -1,6 +1,9 @@
-"""Preflight: what is shown wrong is refused before it is used, what cannot be told is said."""
+"""Preflight: what is shown wrong is refused before it is used, what cannot be told is said.
 
-from curvkit_core.checks.finding import Finding, PreflightError, PreflightWarning
-from curvkit_core.checks.preflight import preflight
+Every code is explained in docs/preflight.md.
+"""
 
-__all__ = ["Finding", "PreflightError", "PreflightWarning", "preflight"]
+from curvkit_core.checks.finding import CODES, Finding, PreflightError, PreflightWarning
+from curvkit_core.checks.watch import Watch, begin
+
+__all__ = ["CODES", "Finding", "PreflightError", "PreflightWarning", "Watch", "begin"]

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import warnings
 
-from attrs import frozen
+from attrs import field, frozen, validators
 
 from curvkit_core.errors import CurvkitError
 from curvkit_core.problem.problem import Problem
 
-__all__ = ["Finding", "PreflightError", "PreflightWarning", "report"]
+__all__ = ["CODES", "Finding", "PreflightError", "PreflightWarning", "note", "report"]
+
+#: Every code there is, each with its section in docs/preflight.md.
+CODES = (
+    "forward-not-repeatable",
+    "loss-not-finite",
+    "product-not-finite",
+    "loader-changed",
+    "batchnorm-train-microbatch",
+    "product-disagrees",
+    "transpose-disagrees",
+    "loss-curvature-disagrees",
+    "operator-not-symmetric",
+)
 
 
 class PreflightError(CurvkitError):
@@ -27,14 +40,14 @@ class Finding:
     Parameters
     ----------
     code : str
-        Stable, for looking up: ``"loss-not-finite"``.
+        Stable, for looking up: one of :data:`CODES`.
     seen : str
         What was seen, with its numbers.
     mend : str
         What to do.
     """
 
-    code: str
+    code: str = field(validator=validators.in_(CODES))
     seen: str
     mend: str
 
@@ -43,8 +56,18 @@ class Finding:
 
 
 def report(problem: Problem, finding: Finding) -> None:
-    """Raise, or warn and remember, as ``problem.preflight`` says."""
+    """Shown wrong: raise, or warn and remember, as ``problem.preflight`` says."""
     if problem.preflight == "error":
         raise PreflightError(str(finding))
     warnings.warn(str(finding), PreflightWarning, stacklevel=2)
-    problem.history.findings.append(str(finding))
+    _remember(problem, str(finding))
+
+
+def note(problem: Problem, code: str, seen: str) -> None:
+    """Cannot be told: remember it for the results' ``info.findings``, once; nothing is blocked."""
+    _remember(problem, f"[{code}: inconclusive] {seen}")
+
+
+def _remember(problem: Problem, text: str) -> None:
+    if text not in problem.history.findings:
+        problem.history.findings.append(text)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvkit_core.checks import preflight
+from curvkit_core import checks
 from curvkit_core.linearize import Engine, EngineOptions, Linearization
 from curvkit_core.operators.base import CurvatureOperator
 from curvkit_core.problem.problem import Problem
@@ -30,6 +30,7 @@ class DataOperator(CurvatureOperator):
     strategy : {"auto", "reverse", "lean", "finite-difference"}
     cache : {"auto", "keep", "rebuild", "offload"}
     memory_budget : int, str or None
+    compile : bool
         How products are made: cost, never meaning. See :class:`curvkit_core.linearize.EngineOptions`.
     """
 
@@ -40,13 +41,14 @@ class DataOperator(CurvatureOperator):
         strategy: str = "auto",
         cache: str = "auto",
         memory_budget: int | str | None = None,
+        compile: bool = False,  # noqa: A002 - torch's own word for it
     ) -> None:
         if not isinstance(problem, Problem):
             msg = f"problem is a {type(problem).__name__}: expected a curvkit_core.Problem(model, batches, loss)."
             raise TypeError(msg)
         super().__init__(problem.space, symmetric=True, problem=problem)
         self._problem = problem
-        options = EngineOptions(strategy=strategy, cache=cache, memory_budget=memory_budget)
+        options = EngineOptions(strategy=strategy, cache=cache, memory_budget=memory_budget, compile=compile)
         self._engine = Engine(problem, options)
 
     @abstractmethod
@@ -61,7 +63,7 @@ class DataOperator(CurvatureOperator):
     def rows_product(self, V: Tensor) -> Tensor:
         """One pass over the data: sums and counts per microbatch, reduced over ranks, divided in one place."""
         problem, engine = self._problem, self._engine
-        checking = problem.preflight != "off" and not problem.history.checked
+        watch = checks.begin(problem, self, engine.options)
         total = torch.zeros_like(V)
         count = torch.zeros((), dtype=torch.float64, device=V.device)
         batches = 0
@@ -69,14 +71,15 @@ class DataOperator(CurvatureOperator):
             engine.begin_pass()
             for piece in problem.pieces():
                 with engine.linearized(piece) as lin:
-                    if checking:
-                        preflight(problem, piece, lin)
                     product = self.batch_product(lin, piece.batch, V)
+                if watch is not None:
+                    watch.after(piece, lin, V, product)
                 total += product if piece.weight == 1.0 else product * piece.weight
                 count += piece.count
                 batches = piece.number + 1
             engine.end_pass()
         problem.history.batches_seen = batches
         product = problem.average(total, count)
-        problem.history.checked = True
+        if watch is not None:
+            watch.end(problem.num_units)
         return product

@@ -180,7 +180,7 @@ def test_equipped_problems_compute_with_what_they_are_given() -> None:
         def shard(self, batches: Any) -> Any:
             return list(batches)[:1]
 
-    problem = case.problem((10, 3))
+    problem = case.problem((10, 3), preflight="off")
     alone = problem.equipped(backend=FirstBatchOnly())
     assert relative(HessianOperator(alone).to_dense(), HessianOperator(case.problem((10, 3))).to_dense()) > 0.01
     assert alone.num_units < problem.num_units == 11
