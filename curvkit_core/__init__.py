@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from curvkit_core.version import PLUGIN_API, __version__
 
 if TYPE_CHECKING:
-    from curvkit_core.algorithms import eigsh, spectral_density, trace
+    from curvkit_core.algorithms import InverseOperator, eigsh, solve, spectral_density, trace
     from curvkit_core.errors import CurvkitError
     from curvkit_core.host.hookspecs import PluginContext, hookimpl
     from curvkit_core.host.registry import Registry, default_registry, load_registry
@@ -23,27 +23,39 @@ if TYPE_CHECKING:
     )
     from curvkit_core.losses import BCEWithLogitsLoss, CallableLoss, CrossEntropyLoss, MSELoss
     from curvkit_core.operators import (
+        ActivationOperator,
+        BlockDiagonalOperator,
         CurvatureOperator,
         EmpiricalFisherOperator,
+        FisherOperator,
         GGNOperator,
         HessianOperator,
+        JacobianOperator,
         LambdaOperator,
+        StochasticOperator,
+        SubmatrixOperator,
+        block_diagonal,
     )
     from curvkit_core.problem import Problem, match_names, match_regex
     from curvkit_core.results import load_result, save_result
 
 __all__ = [
     "PLUGIN_API",
+    "ActivationOperator",
     "AlgorithmSpec",
     "BCEWithLogitsLoss",
     "BackendSpec",
+    "BlockDiagonalOperator",
     "CallableLoss",
     "CrossEntropyLoss",
     "CurvatureOperator",
     "CurvkitError",
     "EmpiricalFisherOperator",
+    "FisherOperator",
     "GGNOperator",
     "HessianOperator",
+    "InverseOperator",
+    "JacobianOperator",
     "KernelSpec",
     "LambdaOperator",
     "LossAdapterSpec",
@@ -54,7 +66,10 @@ __all__ = [
     "Problem",
     "ProblemSpec",
     "Registry",
+    "StochasticOperator",
+    "SubmatrixOperator",
     "__version__",
+    "block_diagonal",
     "default_registry",
     "eigsh",
     "hookimpl",
@@ -63,12 +78,13 @@ __all__ = [
     "match_names",
     "match_regex",
     "save_result",
+    "solve",
     "spectral_density",
     "trace",
 ]
 
 _HOME = {
-    "algorithms": ("eigsh", "spectral_density", "trace"),
+    "algorithms": ("InverseOperator", "eigsh", "solve", "spectral_density", "trace"),
     "errors": ("CurvkitError",),
     "host.hookspecs": ("PluginContext", "hookimpl"),
     "host.registry": ("Registry", "default_registry", "load_registry"),
@@ -83,11 +99,18 @@ _HOME = {
     ),
     "losses": ("BCEWithLogitsLoss", "CallableLoss", "CrossEntropyLoss", "MSELoss"),
     "operators": (
+        "ActivationOperator",
+        "BlockDiagonalOperator",
         "CurvatureOperator",
         "EmpiricalFisherOperator",
+        "FisherOperator",
         "GGNOperator",
         "HessianOperator",
+        "JacobianOperator",
         "LambdaOperator",
+        "StochasticOperator",
+        "SubmatrixOperator",
+        "block_diagonal",
     ),
     "problem": ("Problem", "match_names", "match_regex"),
     "results": ("load_result", "save_result"),

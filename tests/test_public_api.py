@@ -14,7 +14,9 @@ MATHS = {
     "Problem", "match_names", "match_regex",
     "CrossEntropyLoss", "MSELoss", "BCEWithLogitsLoss", "CallableLoss",
     "CurvatureOperator", "HessianOperator", "GGNOperator", "EmpiricalFisherOperator", "LambdaOperator",
-    "eigsh", "trace", "spectral_density",
+    "ActivationOperator", "BlockDiagonalOperator", "FisherOperator", "InverseOperator", "JacobianOperator",
+    "StochasticOperator", "SubmatrixOperator", "block_diagonal",
+    "eigsh", "solve", "trace", "spectral_density",
     "save_result", "load_result",
 }  # fmt: skip
 HOST = {

@@ -81,7 +81,10 @@ def describe(cls: type) -> ClassDescription:
         Fields that a caller may give, with their docs.
     """
     text = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
-    fields = _fields(cls, parameter_docs(text), ())
+    docs: dict[str, tuple[str, str]] = {}
+    for base in reversed(cls.__mro__):  # an inherited option is documented where it is defined
+        docs |= parameter_docs(base.__dict__.get("__doc__") or "")
+    fields = _fields(cls, docs, ())
     return ClassDescription(name=cls.__name__, summary=_summary(text), fields=fields)
 
 

@@ -41,8 +41,22 @@ def curvkit_operators(ctx: PluginContext) -> Iterable[OperatorSpec]:
         tags=["symmetric", "psd", "exact"],
     )
     yield OperatorSpec(
+        name="core/fisher",
+        summary="Fisher with targets drawn from the model, so many a unit",
+        factory="curvkit_core.operators:build_fisher",
+        config="curvkit_core.operators.config:FisherConfig",
+        tags=["symmetric", "psd", "approximate", "needs-units"],
+    )
+    yield OperatorSpec(
+        name="core/block-diagonal",
+        summary="Hessian, GGN or Fisher without the coupling between groups",
+        factory="curvkit_core.operators:build_block_diagonal",
+        config="curvkit_core.operators.config:BlockDiagonalConfig",
+        tags=["symmetric", "approximate"],
+    )
+    yield OperatorSpec(
         name="core/empirical-fisher",
-        summary="Mean outer product of the units' own loss gradients",
+        summary="Covariance of the units' own loss gradients",
         factory="curvkit_core.operators:build_empirical_fisher",
         config="curvkit_core.operators.config:EmpiricalFisherConfig",
         tags=["symmetric", "psd", "exact", "needs-units"],

@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor, nn
 from torch.nn import functional
 
 from curvkit_core.losses.batch_layout import BatchLayout
-from curvkit_core.losses.protocol import Outputs
+from curvkit_core.losses.drawing import draw_labels
+from curvkit_core.losses.protocol import Outputs, Uniforms
 
 __all__ = ["BCEWithLogitsLoss"]
 
@@ -37,6 +38,7 @@ class BCEWithLogitsLoss:
     pos_weight: Tensor | None = None
     target: str | None = None
     inputs: tuple[str, ...] | None = None
+    _layout: BatchLayout = field(init=False, repr=False)
 
     def outputs(self, model: nn.Module, batch: Any) -> Outputs:
         """Logits, shape (N, ...)."""
@@ -61,10 +63,28 @@ class BCEWithLogitsLoss:
         """The diagonal Hessian times dy; the loss is convex in the logits."""
         logits, target = self._wide(y[0], batch)
         p = torch.sigmoid(logits)
+        curvature = self._share(logits, target) * p * (1.0 - p)
+        return ((dy[0].to(curvature.dtype) * curvature).to(dy[0].dtype),)
+
+    def sample_targets(self, y: Outputs, batch: Any, uniforms: Uniforms) -> Tensor:
+        """A label 0 or 1 for every logit, drawn from its sigmoid."""
+        logits, _ = self._wide(y[0], batch)
+        return draw_labels(logits, uniforms(logits.shape[0], logits.numel() // max(1, logits.shape[0])))
+
+    def sampled_losses(self, y: Outputs, batch: Any, targets: Tensor) -> Tensor:
+        """An example's losses at the drawn labels, each times sqrt(m), m what its label counts in the loss; summed.
+
+        m = (c t + 1 - t) / D with the data's own label t: the mean over D labels is a likelihood of temperature D.
+        """
+        logits, target = self._wide(y[0], batch)
+        losses = functional.binary_cross_entropy_with_logits(logits, targets.to(logits), reduction="none")
+        return (losses * self._share(logits, target).sqrt()).reshape(logits.shape[0], -1).sum(1)
+
+    def _share(self, logits: Tensor, target: Tensor) -> Tensor:
+        """(c t + 1 - t) / D: what each label counts in its example's loss."""
         positive = 1.0 if self.pos_weight is None else self.pos_weight.to(logits)
         elements = max(1, logits.numel() // max(1, logits.shape[0]))
-        curvature = (positive * target + 1.0 - target) * p * (1.0 - p) / elements
-        return ((dy[0].to(curvature.dtype) * curvature).to(dy[0].dtype),)
+        return (positive * target + 1.0 - target) / elements
 
     def _wide(self, logits: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         target = self._layout.target_of(batch)
@@ -77,6 +97,6 @@ class BCEWithLogitsLoss:
         wide = torch.promote_types(logits.dtype, torch.float32)
         return logits.to(wide), target.to(wide)
 
-    @property
-    def _layout(self) -> BatchLayout:
+    @_layout.default
+    def _read_layout(self) -> BatchLayout:
         return BatchLayout(target=self.target, inputs=self.inputs)

@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from curvkit_core.kernels import Kernels
 from curvkit_core.losses.batch_layout import BatchLayout
-from curvkit_core.losses.protocol import Outputs
+from curvkit_core.losses.drawing import draw_classes
+from curvkit_core.losses.protocol import Outputs, Uniforms
 
 __all__ = ["CrossEntropyLoss"]
 
@@ -51,6 +52,7 @@ class CrossEntropyLoss:
     target: str | None = None
     inputs: tuple[str, ...] | None = None
     kernels: Kernels = Factory(Kernels)
+    _layout: BatchLayout = field(init=False, repr=False)
 
     def outputs(self, model: nn.Module, batch: Any) -> Outputs:
         """Logits, shape (N, C, ...): any rank from 2."""
@@ -90,12 +92,29 @@ class CrossEntropyLoss:
         u = u.reshape(*shape[:lead], *rows.shape)
         return (self.kernels.ce_hvp(rows, mass, u).reshape(shape).movedim(-1, 1 + lead),)
 
+    def sample_targets(self, y: Outputs, batch: Any, uniforms: Uniforms) -> Tensor:
+        """A class for each target that is not ignored, drawn from its row's softmax: shape (U,)."""
+        rows, target = self._rows(y[0], batch)
+        kept = rows[self._keep(target)]
+        return draw_classes(kept, uniforms(len(kept))[:, 0])
+
+    def sampled_losses(self, y: Outputs, batch: Any, targets: Tensor) -> Tensor:
+        r"""sqrt(s) (-log p) of the drawn class, s being the mass of the unit's own target.
+
+        So class weights and smoothing weigh the data as they do in the loss, and the drawn class is the softmax's.
+        """
+        rows, target = self._rows(y[0], batch)
+        keep = self._keep(target)
+        kept = rows[keep].to(torch.promote_types(rows.dtype, torch.float32))
+        mass = self._target_mass(rows.detach(), target)[keep]
+        return functional.cross_entropy(kept, targets, reduction="none") * mass.to(kept.dtype).sqrt()
+
     def with_kernels(self, kernels: Kernels) -> Self:
         """The same loss with the problem's kernels."""
         return evolve(self, kernels=kernels)
 
-    @property
-    def _layout(self) -> BatchLayout:
+    @_layout.default
+    def _read_layout(self) -> BatchLayout:
         return BatchLayout(target=self.target, inputs=self.inputs)
 
     def _rows(self, logits: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
@@ -112,15 +131,20 @@ class CrossEntropyLoss:
         flat = target.movedim(1, -1).reshape(rows.shape) if target.is_floating_point() else target.reshape(-1)
         return rows, flat
 
+    def _keep(self, target: Tensor) -> Tensor:
+        """Which rows count: (rows,) of bool."""
+        if target.is_floating_point():
+            return torch.ones(target.shape[0], dtype=torch.bool, device=target.device)
+        return target != self.ignore_index
+
     def _row_losses(self, y: Outputs, batch: Any) -> tuple[Tensor, Tensor]:
         rows, target = self._rows(y[0], batch)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         weight = None if self.weight is None else self.weight.to(rows)
+        keep = self._keep(target)
         if target.is_floating_point():
-            keep = torch.ones(rows.shape[0], dtype=torch.bool, device=rows.device)
             target = target.to(rows)
         else:
-            keep = target != self.ignore_index
             rows = torch.where(
                 keep[:, None], rows, 0.0
             )  # by where: inf or NaN in an ignored row must not reach the sum
@@ -147,6 +171,6 @@ class CrossEntropyLoss:
         if target.is_floating_point():
             # smoothing replaces t by (1 - eps) t + eps / C, then each class is weighted
             return (1.0 - smooth) * (target.to(wide) @ weight) + spread
-        keep = target != self.ignore_index
+        keep = self._keep(target)
         mass = (1.0 - smooth) * weight[torch.where(keep, target, 0)] + spread
         return torch.where(keep, mass, 0.0)

@@ -1,7 +1,8 @@
 r"""Mean squared error.
 
 A unit is an example (a row of the outputs); its loss is the mean over the example's D elements, so the risk equals
-``torch.nn.MSELoss()`` over the whole data. The loss's own Hessian is :math:`2/D` times the identity.
+``torch.nn.MSELoss()`` over the whole data. The loss's own Hessian is :math:`2/D` times the identity. It is the negative
+log-likelihood, up to a constant, of a Gaussian around the prediction with variance :math:`D/2` in each element.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor, nn
 
 from curvkit_core.losses.batch_layout import BatchLayout
-from curvkit_core.losses.protocol import Outputs
+from curvkit_core.losses.drawing import draw_normal
+from curvkit_core.losses.protocol import Outputs, Uniforms
 
 __all__ = ["MSELoss"]
 
@@ -32,6 +34,7 @@ class MSELoss:
 
     target: str | None = None
     inputs: tuple[str, ...] | None = None
+    _layout: BatchLayout = field(init=False, repr=False)
 
     def outputs(self, model: nn.Module, batch: Any) -> Outputs:
         """Predictions, shape (N, ...)."""
@@ -43,7 +46,17 @@ class MSELoss:
 
     def unit_losses(self, y: Outputs, batch: Any) -> Tensor:
         """One loss an example: the mean of its squared errors."""
-        prediction, target = y[0], self._layout.target_of(batch)
+        return self.sampled_losses(y, batch, self._layout.target_of(batch))
+
+    def sample_targets(self, y: Outputs, batch: Any, uniforms: Uniforms) -> Tensor:
+        """Gaussian targets around the predictions with variance D/2: the likelihood whose negative log is the loss."""
+        prediction = y[0]
+        elements = prediction.numel() // max(1, prediction.shape[0])
+        return draw_normal(prediction, 0.5 * elements, uniforms(prediction.shape[0], elements))
+
+    def sampled_losses(self, y: Outputs, batch: Any, targets: Tensor) -> Tensor:
+        """One loss an example at the given targets: the mean of its squared errors."""
+        prediction, target = y[0], targets
         if prediction.shape != target.shape:
             msg = (
                 f"predictions have shape {tuple(prediction.shape)}, targets {tuple(target.shape)}: expected equal "
@@ -63,6 +76,6 @@ class MSELoss:
         elements = max(1, y[0].numel() // max(1, y[0].shape[0]))
         return (dy[0] * (2.0 / elements),)
 
-    @property
-    def _layout(self) -> BatchLayout:
+    @_layout.default
+    def _read_layout(self) -> BatchLayout:
         return BatchLayout(target=self.target, inputs=self.inputs)

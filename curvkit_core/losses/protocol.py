@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from curvkit_core.kernels import Kernels
 
-__all__ = ["ComputesUnitLosses", "GivesGGN", "LossAdapter", "Outputs", "PreparesSecondOrder", "UsesKernels"]
+__all__ = [
+    "ComputesUnitLosses",
+    "GivesGGN",
+    "LossAdapter",
+    "Outputs",
+    "PreparesSecondOrder",
+    "SamplesTargets",
+    "Uniforms",
+    "UsesKernels",
+]
 
 Outputs = tuple[Tensor, ...]
 
@@ -53,6 +62,37 @@ class ComputesUnitLosses(Protocol):
 
     def unit_losses(self, y: Outputs, batch: Any) -> Tensor:
         """Each unit's loss, shape (U,), in batch order, ignored ones left out; their sum is ``loss_sum``."""
+        ...
+
+
+class Uniforms(Protocol):
+    """Where sampled targets get their randomness: numbers that depend on (seed, sample, unit number) alone."""
+
+    def __call__(self, units: int, each: int = 1) -> Tensor:
+        """Give (units, each) numbers in (0, 1), float64: a row for each of this batch's units, in their order."""
+        ...
+
+
+@runtime_checkable
+class SamplesTargets(Protocol):
+    r"""A loss that is a likelihood, or a power of one, and can draw targets from it: the sampled Fisher needs it.
+
+    Its law: with :math:`r_u` the gradient in y of unit u's sampled loss, :math:`E\sum_u r_u r_u^\top` over the drawn
+    targets is the loss sum's own Hessian in y, the one that `ggn` multiplies with. So the sampled Fisher's mean is the
+    GGN, whatever the loss's temperature: a unit whose loss is its negative log-likelihood divided by a temperature
+    :math:`T_u` has :math:`H_u = E[\nabla\mathrm{nll}_u\nabla\mathrm{nll}_u^\top]/T_u`, and its sampled loss is
+    :math:`\mathrm{nll}_u/\sqrt{T_u}`. (A mean over D labels has T = D; a unit that counts s times has T = 1/s.)
+    """
+
+    def sample_targets(self, y: Outputs, batch: Any, uniforms: Uniforms) -> Any:
+        """Draw a target for every unit that counts, in the order of ``unit_losses``: calls `uniforms` once.
+
+        What it gives is read by `sampled_losses` alone.
+        """
+        ...
+
+    def sampled_losses(self, y: Outputs, batch: Any, targets: Any) -> Tensor:
+        """Each unit's loss at the drawn `targets`, scaled as the law says: shape (U,), differentiable in y."""
         ...
 
 

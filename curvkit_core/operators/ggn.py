@@ -28,6 +28,7 @@ class GGNOperator(DataOperator):
     strategy : {"auto", "reverse", "lean", "finite-difference"}
     cache : {"auto", "keep", "rebuild", "offload"}
     memory_budget : int, str or None
+    compile : bool
         How products are made: cost, never meaning (finite differences excepted). See
         :class:`curvkit_core.linearize.EngineOptions`.
     """
@@ -39,8 +40,9 @@ class GGNOperator(DataOperator):
         strategy: str = "auto",
         cache: str = "auto",
         memory_budget: int | str | None = None,
+        compile: bool = False,  # noqa: A002 - torch's own word for it
     ) -> None:
-        super().__init__(problem, strategy=strategy, cache=cache, memory_budget=memory_budget)
+        super().__init__(problem, strategy=strategy, cache=cache, memory_budget=memory_budget, compile=compile)
         if getattr(problem.loss, "hessian_only", False):
             msg = (
                 f"{type(problem.loss).__name__} does not tell where the model ends and the loss begins, so there is no "

@@ -25,6 +25,7 @@ class HessianOperator(DataOperator):
     strategy : {"auto", "reverse", "lean", "finite-difference"}
     cache : {"auto", "keep", "rebuild", "offload"}
     memory_budget : int, str or None
+    compile : bool
         How products are made: cost, never meaning (finite differences excepted). See
         :class:`curvkit_core.linearize.EngineOptions`.
     """

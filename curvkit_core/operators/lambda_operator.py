@@ -28,6 +28,8 @@ class LambdaOperator(CurvatureOperator):
         Where `fn` works.
     symmetric : bool
         Whether A = A^T.
+    adjoint : callable or None
+        ``adjoint(v)`` -> A^T v, where A is not symmetric and the transpose is wanted.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class LambdaOperator(CurvatureOperator):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         symmetric: bool = True,
+        adjoint: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if not isinstance(n, int) or n < 1:
             msg = f"n={n!r}: expected a positive integer, the operator's size."
@@ -46,6 +49,19 @@ class LambdaOperator(CurvatureOperator):
         super().__init__(VectorSpace([Segment(name="", numel=n)], dtype=wide, device=device), symmetric=symmetric)
         self.fn = fn
         self.fn_dtype = dtype
+        self.adjoint = adjoint
+        self._flipped: LambdaOperator | None = None
+
+    def transposed(self) -> LambdaOperator | None:
+        """Itself where it is symmetric, else the operator of `adjoint`, if there is one."""
+        if self.symmetric or self.adjoint is None:
+            return self if self.symmetric else None
+        if self._flipped is None:
+            self._flipped = LambdaOperator(
+                self.adjoint, self.n, dtype=self.fn_dtype, device=self.device, symmetric=False, adjoint=self.fn
+            )
+            self._flipped._flipped = self
+        return self._flipped
 
     def rows_product(self, V: Tensor) -> Tensor:
         """Call `fn` once a row."""

@@ -84,7 +84,8 @@ def test_a_non_finite_product_is_refused_by_number_and_parameter() -> None:
 
     with torch.no_grad():
         case.model.last.bias.zero_()
-    op = HessianOperator(type(case.problem())(case.model, case.batches(), CallableLoss(loss)))
+    problem = type(case.problem())(case.model, case.batches(), CallableLoss(loss), preflight="off")
+    op = HessianOperator(problem)
     with pytest.raises(NonFiniteProductError, match=r"product 1 of HessianOperator.* first in parameter 'last.bias'"):
         trace(op, num_matvecs=4, seed=0)
     bad = LambdaOperator(lambda v: v / 0.0, 3)

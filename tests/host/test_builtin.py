@@ -14,13 +14,13 @@ def test_core_has_no_finding():
     """Its tags, names and summaries pass the checks that plugins pass."""
     (core,) = [p for p in REGISTRY.plugins if p.namespace == "core"]
     assert (core.status, core.findings, core.api) == ("ok", (), "1.0")
-    assert len(core.specs) == len(SPECS) == 13
+    assert len(core.specs) == len(SPECS) == 15
 
 
 def test_core_names_are_those_of_the_contract():
     """Run files depend on them."""
     assert {spec.name.removeprefix("core/") for spec in SPECS} == {
-        "hessian", "ggn", "empirical-fisher", "eigsh", "trace", "spectral-density",
+        "hessian", "ggn", "empirical-fisher", "fisher", "block-diagonal", "eigsh", "trace", "spectral-density",
         "cross-entropy", "mse", "bce-with-logits", "single", "ce-hvp", "digits-mlp", "python",
     }  # fmt: skip
 

@@ -6,7 +6,7 @@ from fixtures.fake_dists import INFO, operators
 from curvkit_core import load_registry
 from curvkit_core.errors import AmbiguousComponentError, CurvkitError, UnavailableComponentError, UnknownComponentError
 
-KNOWN = "Known operators: core/empirical-fisher, core/ggn, core/hessian"
+KNOWN = "Known operators: core/block-diagonal, core/empirical-fisher, core/fisher, core/ggn, core/hessian"
 
 
 def error_of(call, kind=CurvkitError):
@@ -23,9 +23,10 @@ def test_qualified_and_bare_names(dists):
     catalog = load_registry().operators
     assert catalog.get("core/ggn") is catalog.get("ggn")
     assert catalog.get("acme/ggn").name == "acme/ggn"
-    assert catalog.names() == ("acme/ggn", "core/empirical-fisher", "core/ggn", "core/hessian")
+    core = ("block-diagonal", "empirical-fisher", "fisher", "ggn", "hessian")
+    assert catalog.names() == ("acme/ggn", *(f"core/{stem}" for stem in core))
     assert [spec.name for spec in catalog] == list(catalog.names())
-    assert len(catalog) == 4
+    assert len(catalog) == 6
 
 
 def test_bare_name_never_means_a_plugins(dists):

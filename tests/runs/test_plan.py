@@ -65,7 +65,7 @@ def test_record_is_json_with_names_versions_and_options(data: dict[str, Any], re
     assert record["operators"][1] == {
         "kind": "core/hessian",
         "provider": record["operators"][0]["provider"],
-        "config": {},
+        "config": {"strategy": "auto", "cache": "auto", "memory_budget": None, "compile": False},
         "params": ["tail"],
         "label": "core/hessian[tail]",
     }

@@ -1,0 +1,135 @@
+r"""The sampled Fisher :math:`\frac1{NS}\sum_{u,s} g_{us} g_{us}^\top`, its targets drawn from the model."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from attrs import define
+from torch import Tensor
+
+from curvkit_core.backends import probes
+from curvkit_core.linearize import Linearization
+from curvkit_core.losses import SamplesTargets, UnitGradients
+from curvkit_core.losses.protocol import Outputs
+from curvkit_core.operators.data_operator import DataOperator
+from curvkit_core.problem.problem import Problem
+
+__all__ = ["FisherOperator"]
+
+
+class FisherOperator(DataOperator):
+    r"""The Monte-Carlo Fisher :math:`\frac1{NS}\sum_u\sum_s g_{us} g_{us}^\top`, S targets a unit drawn from the model.
+
+    :math:`g_{us}` is the gradient of unit u's sampled loss (:class:`curvkit_core.losses.SamplesTargets`), so that the
+    mean over the draws is the generalized Gauss-Newton matrix. Positive semidefinite, of rank at most N S. One fixed
+    matrix: the draws are those of the model's own outputs at numbers that depend on (seed, sample, unit number) alone,
+    units being counted in the data's order, ignored ones left out; so no cut into batches changes it. A product is
+    :math:`J^\top R^\top R J v`: O(n) memory, no gradient is formed; the network's part is a GGN product's, whatever S.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its loss must be able to draw targets (``sample_targets``, ``sampled_losses``). The order of its data counts.
+    num_samples : int, at least 1
+        S. Costs S passes through the loss alone.
+    seed : int, 0 to 2^63 - 1
+        Of the draws.
+    strategy : {"auto", "reverse", "lean", "finite-difference"}
+    cache : {"auto", "keep", "rebuild", "offload"}
+    memory_budget : int, str or None
+    compile : bool
+        How products are made: cost, never meaning (finite differences excepted). See
+        :class:`curvkit_core.linearize.EngineOptions`.
+
+    Raises
+    ------
+    TypeError
+        If the loss cannot draw targets.
+    ValueError
+        If `num_samples` or `seed` is out of range.
+
+    Notes
+    -----
+    An eigenvalue has a relative sampling error of order :math:`1/\sqrt{NS}` where the units are alike.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        num_samples: int = 1,
+        seed: int = 0,
+        strategy: str = "auto",
+        cache: str = "auto",
+        memory_budget: int | str | None = None,
+        compile: bool = False,  # noqa: A002 - torch's own word for it
+    ) -> None:
+        super().__init__(problem, strategy=strategy, cache=cache, memory_budget=memory_budget, compile=compile)
+        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
+            msg = f"num_samples={num_samples!r}: expected a positive integer, the targets drawn for each unit."
+            raise ValueError(msg)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            msg = f"seed={seed!r} is no seed: expected an integer from 0 to 2^63 - 1."
+            raise ValueError(msg)
+        if not isinstance(problem.loss, SamplesTargets):
+            msg = (
+                f"{type(problem.loss).__name__} cannot draw targets: the sampled Fisher needs the methods "
+                "sample_targets(y, batch, uniforms) and sampled_losses(y, batch, targets). Use a loss adapter that has "
+                "them, or EmpiricalFisherOperator, or GGNOperator."
+            )
+            raise TypeError(msg)
+        self.num_samples = num_samples
+        self.seed = seed
+        self._loss: SamplesTargets = problem.loss
+        self._first_unit = self._units = 0
+        self._counted: Callable[[], Linearization | None] = _nothing
+
+    def rows_product(self, V: Tensor) -> Tensor:
+        """One pass over the data; units are counted anew."""
+        self._first_unit = self._units = 0
+        self._counted = _nothing
+        return super().rows_product(V)
+
+    def batch_product(self, lin: Linearization, batch: Any, V: Tensor) -> Tensor:
+        """The sum over units of the mean over samples of g <g, v>."""
+        if self._counted() is not lin:  # another microbatch: its units follow those of the last
+            self._counted = weakref.ref(lin)  # weakly, so that no graph is held for the counting's sake
+            self._first_unit += self._units
+        dy = lin.jvp(V)
+        outer = tuple(torch.zeros_like(d) for d in dy)
+        for sample in range(self.num_samples):
+            R = self._drawn(lin.y, batch, sample)
+            for total, part in zip(outer, R.combined(R.inner(dy)), strict=True):
+                total.add_(part, alpha=1.0 / self.num_samples)
+        self._units = R.num_units
+        return lin.vjp(outer)
+
+    def _drawn(self, y: Outputs, batch: Any, sample: int) -> UnitGradients:
+        """The units' gradients in the outputs at their targets of draw number `sample`."""
+        numbers = _UnitNumbers(seed=self.seed, sample=sample, first_unit=self._first_unit, device=y[0].device)
+        with torch.no_grad():
+            targets = self._loss.sample_targets(y, batch, numbers)
+        return UnitGradients(lambda leaves: self._loss.sampled_losses(leaves, batch, targets), y)
+
+
+def _nothing() -> None:
+    """What a reference gives before there is anything to refer to."""
+
+
+@define(kw_only=True)
+class _UnitNumbers:
+    """Numbers in (0, 1) for the units from `first_unit` on."""
+
+    seed: int
+    sample: int
+    first_unit: int
+    device: torch.device
+
+    def __call__(self, units: int, each: int = 1) -> Tensor:
+        """A row of `each` numbers a unit: a function of (seed, sample, unit number, each) and nothing else."""
+        key = probes.stream_key(self.seed, self.sample, f"targets/{each}")
+        drawn = probes.uniforms(units * each, key=key, start=self.first_unit * each, device=self.device)
+        return drawn.view(units, each)
