@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from attrs import field, frozen, validators
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from curvkit_core.linearize.lean import LeanLinearization, NoForwardDerivativeEr
 from curvkit_core.linearize.linearization import Linearization
 from curvkit_core.linearize.memory import SHARE_OF_FREE, free_memory, parse_bytes
 from curvkit_core.linearize.reverse import ForwardGraph, ReverseLinearization
+from curvkit_core.losses.batch_tree import map_tensors
 from curvkit_core.losses.protocol import Outputs
 from curvkit_core.problem.batches import leading_size
 from curvkit_core.problem.problem import Piece, Problem
@@ -98,7 +100,7 @@ class Engine:
         """Call before a pass over the data: kept graphs are compared with the model."""
         self._pieces = self._from_kept = 0
         if self._keeps:
-            self._graphs.begin_pass(self.problem.model)
+            self._graphs.begin_pass(self.problem.model, self.problem.loss)
             if self._budget is None and self.options.cache == "auto":
                 free = free_memory(self.problem.parameters.device) + self._graphs.nbytes
                 given = self.options.memory_budget
@@ -178,7 +180,8 @@ class Engine:
         in_vain = self._graphs.changes >= _RESHUFFLES
         if self._budget is not None and (in_vain or self._graphs.nbytes + (forecast or 0.0) > self._budget):
             return None
-        graph = ForwardGraph(self.problem, piece.batch, offload=self.options.cache == "offload")
+        own = map_tensors(torch.Tensor.clone, piece.batch)  # a loader may fill the same tensors with its next batch
+        graph = ForwardGraph(self.problem, own, offload=self.options.cache == "offload")
         if self._budget is not None and forecast is None and _GROWTH * graph.nbytes() > self._budget:
             return None
         self._graphs.add(key, graph, piece.batch, rows)

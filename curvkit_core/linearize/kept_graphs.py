@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 from torch import nn
 
 from curvkit_core.linearize.fingerprint import Fingerprint, fingerprint_of_batch, fingerprint_of_model
@@ -39,14 +39,6 @@ class KeptGraph:
             self.nbytes = self.graph.nbytes()
 
 
-@frozen
-class _Seen:
-    """What all graphs have read of the model."""
-
-    model: Fingerprint
-    modes: tuple[bool, ...]
-
-
 @define(eq=False)
 class KeptGraphs:
     """The kept graphs of one problem, shared by its operators and blocks.
@@ -61,18 +53,18 @@ class KeptGraphs:
 
     graphs: dict[tuple[int, int], KeptGraph] = field(factory=dict)
     changes: int = 0
-    _seen: _Seen | None = None
+    _seen: Fingerprint | None = None
 
     @property
     def nbytes(self) -> int:
         """What all of them hold."""
         return sum(kept.nbytes for kept in self.graphs.values())
 
-    def begin_pass(self, model: nn.Module) -> None:
-        """Compare the model with what the graphs have read; drop them if it differs."""
-        seen = _Seen(fingerprint_of_model(model), tuple(module.training for module in model.modules()))
+    def begin_pass(self, model: nn.Module, loss: object) -> None:
+        """Compare model and loss with what the graphs have read; drop them if they differ."""
+        seen = fingerprint_of_model(model, loss)
         if self._seen is not None and seen != self._seen:
-            self.drop("the model's parameters, buffers or modes have changed")
+            self.drop("the model's parameters, buffers, attributes or modes, or the loss's, have changed")
         self._seen = seen
 
     def find(self, key: tuple[int, int], batch: Any, parameters: ParameterSpace) -> ForwardGraph | None:

@@ -70,7 +70,9 @@ class LeanLinearization(Linearization):
         """The loss sum's Hessian times each row, by double backward on a graph that lasts for this call."""
         graph = ForwardGraph(self.problem, self.batch)
         with graph.opened():
-            return ReverseLinearization(graph, self.parameters).hvp(V)
+            lin = ReverseLinearization(graph, self.parameters)
+            self._y = lin.y
+            return lin.hvp(V)
 
     def _tangents(self, v: Tensor) -> tuple[Tensor, ...]:
         directions = self.parameters.unflatten(v)

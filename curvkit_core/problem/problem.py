@@ -160,7 +160,7 @@ class Problem:
         """The same model and loss on other data."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
-        twin.history = History()
+        twin.history = History(probed=self.history.probed)  # the operators are the same; the data are not
         twin.batches = check_reiterable(batches)
         return twin
 

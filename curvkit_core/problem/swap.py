@@ -40,6 +40,12 @@ class Swap:
             parameters, buffers = {}, {}
             for name, parameter in module._parameters.items():
                 if parameter is not None:
+                    if not isinstance(parameter, nn.Parameter):
+                        msg = (
+                            f"the place of parameter {name!r} of a {type(module).__name__} holds a plain tensor: "
+                            "values are swapped in already. Leave the other linearization's context first."
+                        )
+                        raise RuntimeError(msg)
                     value = values.get(parameter)
                     if value is None:
                         value = shared.setdefault(id(parameter), _widened(parameter.detach(), dtype))

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from curvkit_core import CallableLoss, EmpiricalFisherOperator, GGNOperator, HessianOperator, Problem
+from curvkit_core.linearize import gradient_at
 from curvkit_core.linearize.kept_graphs import KeptGraphs
+from curvkit_core.linearize.reverse import ForwardGraph
 
 OPERATORS = {"hessian": HessianOperator, "ggn": GGNOperator, "empirical_fisher": EmpiricalFisherOperator}
 TOLERANCE = 1e4 * torch.finfo(F64).eps
@@ -301,3 +303,14 @@ def test_a_kept_product_runs_no_forward() -> None:
     for _ in range(4):
         op @ torch.ones(op.n, dtype=op.dtype)
     assert len(calls) == 2
+
+
+def test_swapping_twice_is_refused() -> None:
+    """Inside an open graph displaced parameters would not be found, and no step made: it is refused."""
+    problem = CASES["tied-mlp"]().problem()
+    with problem.opened():
+        piece = next(iter(problem.pieces()))
+        graph = ForwardGraph(problem, piece.batch)
+        with graph.opened(), pytest.raises(RuntimeError, match="values are swapped in already"):
+            gradient_at(problem, piece, problem.space.zeros(1)[0])
+        assert gradient_at(problem, piece, problem.space.zeros(1)[0]).isfinite().all()

@@ -32,6 +32,24 @@ def test_two_swapped_elements_move_the_hash(size: int, i: int, j: int, seed: int
     assert (content_hash(x) == content_hash(y)) == torch.equal(x, y)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_flipped_signs_move_the_hash(dtype: torch.dtype) -> None:
+    """A sign is a word's top bit, which an odd weight leaves alone: without mixing, two flips would cancel."""
+    for seed in range(50):
+        x = torch.randn(64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+        for flips in (2, 4, 64):
+            y = x.clone()
+            y[:flips] *= -1
+            assert content_hash(y) != content_hash(x)
+
+
+def test_sparse_batches_are_hashed_by_their_parts() -> None:
+    x = torch.eye(4).to_sparse()
+    assert fingerprint_of_batch(x) == fingerprint_of_batch(torch.eye(4).to_sparse())
+    assert fingerprint_of_batch(x) != fingerprint_of_batch((2 * torch.eye(4)).to_sparse())
+    assert fingerprint_of_batch(x) != fingerprint_of_batch(torch.eye(4).flip(0).to_sparse())
+
+
 def test_every_permutation_of_rows_is_another_hash() -> None:
     """A million elements reversed, transposed, and rolled by a row of the hash's own layout."""
     x = torch.arange(2**20, dtype=torch.float32)
