@@ -20,17 +20,18 @@ F64 = torch.float64
 
 
 class TiedMLP(nn.Module):
-    """Two layers share a weight, one is never used, a BatchNorm is in eval mode."""
+    """Two layers share a weight, unless not `tied`; one is never used; a BatchNorm is in eval mode."""
 
-    def __init__(self, outputs: int = 3) -> None:
+    def __init__(self, outputs: int = 3, *, width: int = 3, tied: bool = True) -> None:
         super().__init__()
-        self.first = nn.Linear(4, 3)
-        self.norm = nn.BatchNorm1d(3)
-        self.middle = nn.Linear(3, 3)
+        self.first = nn.Linear(4, width)
+        self.norm = nn.BatchNorm1d(width)
+        self.middle = nn.Linear(width, width)
         self.unused = nn.Linear(2, 2)
-        self.again = nn.Linear(3, 3)
-        self.again.weight = self.middle.weight
-        self.last = nn.Linear(3, outputs)
+        self.again = nn.Linear(width, width)
+        if tied:
+            self.again.weight = self.middle.weight
+        self.last = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.norm(self.first(x)))
@@ -38,26 +39,28 @@ class TiedMLP(nn.Module):
 
 
 class SharedConvNet(nn.Module):
-    """One convolution applied twice, with GroupNorm."""
+    """One convolution applied twice, or two if not `tied`, with GroupNorm."""
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: int = 3, *, width: int = 2, tied: bool = True) -> None:
         super().__init__()
-        self.lift = nn.Conv2d(1, 2, 3, padding=1)
-        self.conv = nn.Conv2d(2, 2, 3, padding=1)
-        self.norm = nn.GroupNorm(1, 2)
-        self.head = nn.Linear(2, 3)
+        self.lift = nn.Conv2d(1, width, 3, padding=1)
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.norm = nn.GroupNorm(1, width)
+        self.head = nn.Linear(width, outputs)
+        self.again = None if tied else nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        again = self.conv if self.again is None else self.again
         h = torch.tanh(self.lift(x))
         h = h + torch.tanh(self.norm(self.conv(h)))
-        h = h + torch.tanh(self.norm(self.conv(h)))
+        h = h + torch.tanh(self.norm(again(h)))
         return self.head(h.mean((2, 3)))
 
 
 class TinyTransformer(nn.Module):
-    """One block, embeddings tied to the head, an unused second head, fused attention; logits (N, V, T)."""
+    """One block, embeddings tied to the head unless not `tied`, an unused head, fused attention; logits (N, V, T)."""
 
-    def __init__(self, vocabulary: int = 5, width: int = 4, length: int = 4) -> None:
+    def __init__(self, vocabulary: int = 5, width: int = 4, length: int = 4, *, tied: bool = True) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(0.1 * torch.randn(length, width))
@@ -65,13 +68,15 @@ class TinyTransformer(nn.Module):
         self.mix = nn.Linear(width, width, bias=False)
         self.norm = nn.LayerNorm(width)
         self.unused_head = nn.Linear(width, vocabulary)
+        self.head = None if tied else nn.Linear(width, vocabulary, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         h = self.embed(tokens) + self.position[: tokens.shape[1]]
         q, k, v = (t[:, None] for t in self.qkv(self.norm(h)).chunk(3, dim=-1))
         attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)[:, 0]
         h = h + self.mix(attended)
-        return (h @ self.embed.weight.T / math.sqrt(h.shape[-1])).movedim(-1, 1)
+        head = self.embed if self.head is None else self.head
+        return (h @ head.weight.T / math.sqrt(h.shape[-1])).movedim(-1, 1)
 
 
 @frozen(kw_only=True, eq=False)
