@@ -1,7 +1,7 @@
 r"""Softmax cross-entropy's output-Hessian product: :math:`s\,(p \odot u - p\,\langle p, u\rangle)`, row by row.
 
-Eager reference: oracle and fallback of every other implementation. Traffic: reads the logits once and u twice, holds
-three (N, V) tensors beside its arguments.
+Eager reference: oracle and fallback of every other implementation. Holds two (N, V) tensors beside its arguments: the
+probabilities and the result. Not differentiable.
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ def ce_hvp(logits: Tensor, weight: Tensor, u: Tensor, /) -> Tensor:
     """
     keep = (weight != 0)[:, None]
     wide = torch.promote_types(torch.promote_types(logits.dtype, u.dtype), torch.float32)
-    p = torch.softmax(torch.where(keep, logits, 0.0).to(wide), dim=-1)
-    directions = torch.where(keep, u, 0.0).to(wide)
-    mean = (p * directions).sum(-1, keepdim=True)
-    product = p * (directions - mean) * weight.to(wide)[:, None]
+    with torch.no_grad():  # in place throughout: nothing of size (N, V) is made but p and the result
+        p = torch.where(keep, logits, 0.0).to(wide)
+        p.sub_(p.amax(-1, keepdim=True)).exp_()
+        p.div_(p.sum(-1, keepdim=True))
+        product = torch.where(keep, u, 0.0).to(wide)
+        # a dot product a row, as a matrix product: no temporary
+        mean = torch.matmul(product[..., None, :], p[..., :, None])[..., 0]
+        product.sub_(mean).mul_(p).mul_(weight.to(wide)[:, None])
     return product.to(u.dtype)

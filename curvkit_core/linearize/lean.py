@@ -62,8 +62,10 @@ class LeanLinearization(Linearization):
         """J^T u for each leading entry: one forward, and a backward a row."""
         leaves = {e.parameter: e.parameter.detach().requires_grad_() for e in self.parameters}
         forward = Forward(self.problem, leaves, second_order=False)
+        self._y = None  # this forward's outputs take its place: at a language model's head each copy is large
         with torch.enable_grad(), forward.opened():
             outputs = forward.run(self.batch)
+            self._y = tuple(t.detach() for t in outputs)
             return backward_rows(outputs, u, list(leaves.values()), self.parameters)
 
     def hvp(self, V: Tensor) -> Tensor:
