@@ -94,6 +94,8 @@ class LinearMap(ABC):
                 "For one vector write A @ v."
             )
             raise ValueError(msg)
+        if not len(V):
+            return self.codomain.zeros(0)
         with torch.inference_mode(mode=False):  # autograd may be needed inside, and the result outside
             return self.rows_product(self.domain.check(V, "V"))
 

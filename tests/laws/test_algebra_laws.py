@@ -154,10 +154,16 @@ def test_l4_sees_a_model_that_is_not_linear(family: str) -> None:
 @settings(max_examples=3)
 @given(data=st.data())
 def test_l13_apply_is_the_stacked_products(kind: Kind, family: str, data: st.DataObject) -> None:
-    """Row i of apply(V) is A @ V[i]; no rows give none."""
+    """Row i of apply(V) is A @ V[i]."""
     recipe = data.draw(recipes(family))
     A = kind.make(recipe.sample().problem(data.draw(cuts(recipe.examples))))
     assert unstacked(A, data.draw(st.integers(1, 4))) <= TOLERANCE
+
+
+@each_kind()
+def test_l13_no_rows_give_none(kind: Kind) -> None:
+    """The stack of no products."""
+    A = kind.make(Recipe(family="mlp", loss="by-autograd").sample().problem())
     assert A.apply(A.space.zeros(0)).shape == (0, A.n)
 
 
