@@ -157,6 +157,9 @@ class Engine:
 
     @property
     def _keeps(self) -> bool:
+        # what a user's own function has captured carries no fingerprint: its graphs are kept only on request
+        if self.options.cache == "auto" and getattr(self.problem.loss, "hessian_only", False):
+            return False
         return (
             self.options.cache != "rebuild" and self._compiled is None and self.options.strategy in ("auto", "reverse")
         )
