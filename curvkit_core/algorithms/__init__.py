@@ -1,12 +1,13 @@
 """Algorithms: what to multiply next and what to make of it. The driver alone multiplies."""
 
+from curvkit_core.algorithms.basis import Basis
 from curvkit_core.algorithms.cg import ConjugateGradients
-from curvkit_core.algorithms.driver import NonFiniteProductError, ProgressEvent, run
+from curvkit_core.algorithms.driver import DriverOptions, NonFiniteProductError, ProgressEvent, run
 from curvkit_core.algorithms.eigsh import Eigsh, eigsh
 from curvkit_core.algorithms.hutchinson import Hutchinson
 from curvkit_core.algorithms.hutchpp import HutchPlusPlus
 from curvkit_core.algorithms.inverse import InverseOperator, SolveError
-from curvkit_core.algorithms.protocol import Algorithm, Progress, ReportsProgress
+from curvkit_core.algorithms.protocol import Algorithm, Finishes, Progress, ReportsProgress
 from curvkit_core.algorithms.seeds import fresh_seed
 from curvkit_core.algorithms.solve import solve
 from curvkit_core.algorithms.spectral_density import SpectralDensity, spectral_density
@@ -14,8 +15,11 @@ from curvkit_core.algorithms.trace import Trace, trace
 
 __all__ = [
     "Algorithm",
+    "Basis",
     "ConjugateGradients",
+    "DriverOptions",
     "Eigsh",
+    "Finishes",
     "HutchPlusPlus",
     "Hutchinson",
     "InverseOperator",

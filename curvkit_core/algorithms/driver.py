@@ -12,19 +12,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypedDict
 
 import attrs
 import torch
 from attrs import frozen
 from torch import Tensor
 
-from curvkit_core.algorithms.protocol import Algorithm, Progress, ReportsProgress
+from curvkit_core.algorithms.protocol import Algorithm, Finishes, Progress, ReportsProgress
 from curvkit_core.algorithms.provenance import result_info
 from curvkit_core.errors import CurvkitError
 from curvkit_core.operators import CurvatureOperator
 
-__all__ = ["NonFiniteProductError", "ProgressEvent", "run"]
+__all__ = ["DriverOptions", "NonFiniteProductError", "ProgressEvent", "run"]
 
 
 class NonFiniteProductError(CurvkitError):
@@ -44,6 +44,14 @@ class ProgressEvent:
     matvecs: int
     seconds: float
     note: str = ""
+
+
+class DriverOptions(TypedDict, total=False):
+    """What every function that drives an algorithm takes beside the algorithm's own options: see :func:`run`."""
+
+    max_rows: int | None
+    max_seconds: float | None
+    on_progress: Callable[[ProgressEvent], None] | None
 
 
 def run(
@@ -133,6 +141,8 @@ def run(
             pace = time.perf_counter() - begun
             if on_progress is not None:
                 on_progress(_event(algorithm, state, matvecs, time.perf_counter() - start))
+    if isinstance(algorithm, Finishes):
+        state = algorithm.finish(space, state)
     result = algorithm.result(space, state)
     if attrs.has(type(result)) and "info" in attrs.fields_dict(type(result)):
         seconds = time.perf_counter() - start

@@ -12,14 +12,13 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from attrs import define, field, frozen, validators
 from torch import Tensor
 
-from curvkit_core.algorithms.driver import ProgressEvent, run
+from curvkit_core.algorithms.driver import DriverOptions, run
 from curvkit_core.algorithms.krylov import orthogonalize, start_row, unit_random
 from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.seeds import fresh_seed, is_seed
@@ -229,7 +228,7 @@ def eigsh(
     max_matvecs: int = 1000,
     seed: int | None = None,
     start: Tensor | None = None,
-    on_progress: Callable[[ProgressEvent], None] | None = None,
+    **driver: Unpack[DriverOptions],
 ) -> EigenResult:
     r"""Eigenpairs :math:`A q = \theta q` at an end of a symmetric operator's spectrum, by thick-restart Lanczos [1]_.
 
@@ -251,8 +250,8 @@ def eigsh(
         Of the start vector; None draws one and records it.
     start : Tensor, shape (n,), or None
         A start vector of your own, for instance an eigenvector found before.
-    on_progress : callable or None
-        Called with a ProgressEvent after every product.
+    **driver
+        Budgets, progress and checkpoints: the options of :func:`curvkit_core.algorithms.run`.
 
     Returns
     -------
@@ -275,5 +274,5 @@ def eigsh(
     """
     algorithm = Eigsh(k=k, which=which, tol=tol, ncv=ncv, max_matvecs=max_matvecs, seed=seed)
     inputs: dict[str, Any] = {} if start is None else {"start": start}
-    result: EigenResult = run(algorithm, op, inputs=inputs, on_progress=on_progress)
+    result: EigenResult = run(algorithm, op, inputs=inputs, **driver)
     return result

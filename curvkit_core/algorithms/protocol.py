@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvkit_core.backends import VectorSpace
 
-__all__ = ["Algorithm", "Progress", "ReportsProgress"]
+__all__ = ["Algorithm", "Finishes", "Progress", "ReportsProgress"]
 
 
 @frozen(kw_only=True)
@@ -30,8 +30,10 @@ class Progress:
 class Algorithm(Protocol):
     """A frozen attrs class; its fields are its configuration: plain, hashable, no tensors.
 
-    The state is an attrs class of tensors and scalars. A class attribute ``needs_symmetric = True`` makes the driver
-    refuse operators that are not symmetric.
+    The state is an attrs class whose fields are tensors, a :class:`curvkit_core.algorithms.Basis`, numbers, strings,
+    None, tuples of these, or further such classes: it is written field by field into checkpoints, so no two of its
+    tensors may depend on sharing memory. A class attribute ``needs_symmetric = True`` makes the driver refuse operators
+    that are not symmetric.
     """
 
     @property
@@ -61,4 +63,13 @@ class ReportsProgress(Protocol):
 
     def progress(self, state: Any) -> Progress:
         """How far; costs no product and does not wait for the device."""
+        ...
+
+
+@runtime_checkable
+class Finishes(Protocol):
+    """An algorithm whose result takes memory that its state could give."""
+
+    def finish(self, space: VectorSpace, state: Any) -> Any:
+        """Called once by the driver, before the last `result`: the state need not be able to go on afterwards."""
         ...

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from curvkit_core.algorithms.cg import ConjugateGradients
-from curvkit_core.algorithms.driver import ProgressEvent, run
+from curvkit_core.algorithms.driver import DriverOptions, run
 from curvkit_core.operators import CurvatureOperator
 from curvkit_core.results.types import SolveResult
 
@@ -23,7 +22,7 @@ def solve(
     tol: float = 1e-6,
     max_matvecs: int = 1000,
     start: Tensor | None = None,
-    on_progress: Callable[[ProgressEvent], None] | None = None,
+    **driver: Unpack[DriverOptions],
 ) -> SolveResult:
     r"""Solve :math:`(A + \delta I)x = b` by conjugate gradients [1]_, for one or several right-hand sides.
 
@@ -42,8 +41,8 @@ def solve(
         Products after which it stops, those for all right-hand sides together.
     start : Tensor, shaped as `b`, or None
         Where to begin; None: at zero. Costs one product a right-hand side.
-    on_progress : callable or None
-        Called with a ProgressEvent after every multiplication.
+    **driver
+        Budgets, progress and checkpoints: the options of :func:`curvkit_core.algorithms.run`.
 
     Returns
     -------
@@ -67,5 +66,5 @@ def solve(
     """
     algorithm = ConjugateGradients(tol=tol, max_matvecs=max_matvecs, damping=damping)
     inputs: dict[str, Any] = {"b": b} if start is None else {"b": b, "start": start}
-    result: SolveResult = run(algorithm, op, inputs=inputs, on_progress=on_progress)
+    result: SolveResult = run(algorithm, op, inputs=inputs, **driver)
     return result

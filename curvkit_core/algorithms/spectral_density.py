@@ -11,13 +11,13 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Unpack
 
 import torch
 from attrs import define, field, frozen, validators
 from torch import Tensor
 
-from curvkit_core.algorithms.driver import ProgressEvent, run
+from curvkit_core.algorithms.driver import DriverOptions, run
 from curvkit_core.algorithms.krylov import orthogonalize
 from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.samples import PROBE_KINDS
@@ -210,7 +210,7 @@ def spectral_density(
     grid_size: int = 1024,
     probes: str = "rademacher",
     seed: int | None = None,
-    on_progress: Callable[[ProgressEvent], None] | None = None,
+    **driver: Unpack[DriverOptions],
 ) -> DensityResult:
     r"""Estimate the spectral density :math:`\phi(t) = \frac1n\sum_i g_\sigma(t - \lambda_i)`, with a band over probes.
 
@@ -232,8 +232,8 @@ def spectral_density(
         Distribution of the probes.
     seed : int or None
         None draws one and records it.
-    on_progress : callable or None
-        Called with a ProgressEvent after every product.
+    **driver
+        Budgets, progress and checkpoints: the options of :func:`curvkit_core.algorithms.run`.
 
     Returns
     -------
@@ -258,5 +258,5 @@ def spectral_density(
         probes=probes,
         seed=seed,
     )
-    result: DensityResult = run(algorithm, op, on_progress=on_progress)
+    result: DensityResult = run(algorithm, op, **driver)
     return result

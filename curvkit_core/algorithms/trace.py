@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 from attrs import field, frozen, validators
 from torch import Tensor
 
-from curvkit_core.algorithms.driver import ProgressEvent, run
+from curvkit_core.algorithms.driver import DriverOptions, run
 from curvkit_core.algorithms.hutchinson import Hutchinson
 from curvkit_core.algorithms.hutchpp import HutchPlusPlus
 from curvkit_core.algorithms.protocol import Progress
@@ -81,7 +80,7 @@ def trace(
     num_matvecs: int = 99,
     probes: str = "rademacher",
     seed: int | None = None,
-    on_progress: Callable[[ProgressEvent], None] | None = None,
+    **driver: Unpack[DriverOptions],
 ) -> TraceResult:
     r"""Estimate :math:`\operatorname{tr} A`, with its standard error.
 
@@ -98,8 +97,8 @@ def trace(
         Distribution of the probes.
     seed : int or None
         None draws one and records it in the result.
-    on_progress : callable or None
-        Called with a ProgressEvent after every multiplication.
+    **driver
+        Budgets, progress and checkpoints: the options of :func:`curvkit_core.algorithms.run`.
 
     Returns
     -------
@@ -118,5 +117,5 @@ def trace(
     .. [2] Meyer, Musco, Musco, Woodruff, SOSA 2021, algorithm 1.
     """
     algorithm = Trace(method=method, num_matvecs=num_matvecs, probes=probes, seed=seed)
-    result: TraceResult = run(algorithm, op, on_progress=on_progress)
+    result: TraceResult = run(algorithm, op, **driver)
     return result

@@ -1,0 +1,51 @@
+"""Eigenpairs, and how well each is known."""
+
+from __future__ import annotations
+
+from attrs import frozen
+from torch import Tensor
+
+from curvkit_core.results.info import ResultInfo
+
+__all__ = ["EigenResult"]
+
+
+@frozen(kw_only=True, eq=False)
+class EigenResult:
+    r"""Eigenpairs :math:`A q_i = \theta_i q_i` of a symmetric operator, and how well each is known.
+
+    Parameters
+    ----------
+    eigenvalues : Tensor, shape (k,), float64 on the CPU
+        In the operator's unit; descending for ``which="LA"``, by descending magnitude for ``"LM"``, ascending for
+        ``"SA"`` and ``"BE"``.
+    eigenvectors : Tensor, shape (k, n)
+        A row each, unit norm, in the operator's dtype and on its device.
+    residuals : Tensor, shape (k,), float64 on the CPU
+        Bounds on :math:`\|A q_i - \theta_i q_i\|_2`. An eigenvalue of A lies within ``residuals[i]`` of
+        ``eigenvalues[i]``.
+    converged : Tensor, shape (k,), bool
+        Whether the residual came below the tolerance that was asked for.
+    num_matvecs : int
+        Products used.
+    seed : int or None
+        Of the start vector; None where it was given.
+    which : str
+        The end of the spectrum that was asked for.
+    error_covers : str
+        In words, what ``residuals`` covers.
+    info : ResultInfo or None
+        Filled in by the driver.
+    """
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+    residuals: Tensor
+    converged: Tensor
+    num_matvecs: int
+    seed: int | None = None
+    which: str = "LA"
+    error_covers: str = (
+        "residual norm of each pair: rounding in the products and vectors is included, sampling of the data is not"
+    )
+    info: ResultInfo | None = None
