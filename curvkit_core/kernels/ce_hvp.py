@@ -1,13 +1,15 @@
 r"""Softmax cross-entropy's output-Hessian product: :math:`s\,(p \odot u - p\,\langle p, u\rangle)`, row by row.
 
-Eager reference: oracle and fallback of every other implementation. Holds two (N, V) tensors beside its arguments: the
-probabilities and the result. Not differentiable.
+Eager reference: oracle and fallback of every other implementation. Works through chunks of rows that stay in the cache,
+and holds nothing of size (N, V) beside its arguments but the result. Not differentiable.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from curvkit_core.kernels.row_softmax import softmax_chunks
 
 __all__ = ["ce_hvp"]
 
@@ -30,14 +32,10 @@ def ce_hvp(logits: Tensor, weight: Tensor, u: Tensor, /) -> Tensor:
     Tensor, shape of `u`, dtype of `u`
         Summed over nothing: one row of the product a row of logits. Accumulated in float32 at least.
     """
-    keep = (weight != 0)[:, None]
-    wide = torch.promote_types(torch.promote_types(logits.dtype, u.dtype), torch.float32)
-    with torch.no_grad():  # in place throughout: nothing of size (N, V) is made but p and the result
-        p = torch.where(keep, logits, 0.0).to(wide)
-        p.sub_(p.amax(-1, keepdim=True)).exp_()
-        p.div_(p.sum(-1, keepdim=True))
-        product = torch.where(keep, u, 0.0).to(wide)
-        # a dot product a row, as a matrix product: no temporary
-        mean = torch.matmul(product[..., None, :], p[..., :, None])[..., 0]
-        product.sub_(mean).mul_(p).mul_(weight.to(wide)[:, None])
-    return product.to(u.dtype)
+    product = torch.empty_like(u)
+    with torch.no_grad():
+        for rows, p, part in softmax_chunks(logits, weight, u):
+            mass = weight[rows, None].to(p.dtype)
+            mean = (part * p).sum(-1, keepdim=True)
+            product[..., rows, :] = part.sub_(mean).mul_(p).mul_(mass)
+    return product

@@ -183,8 +183,9 @@ class Engine:
         in_vain = self._graphs.changes >= _RESHUFFLES
         if self._budget is not None and (in_vain or self._graphs.nbytes + (forecast or 0.0) > self._budget):
             return None
+        besides = self._graphs.release(key)
         own = map_tensors(torch.Tensor.clone, piece.batch)  # a loader may fill the same tensors with its next batch
-        graph = ForwardGraph(self.problem, own, offload=self.options.cache == "offload")
+        graph = ForwardGraph(self.problem, own, besides=besides, offload=self.options.cache == "offload")
         if self._budget is not None and forecast is None and _GROWTH * graph.nbytes() > self._budget:
             return None
         self._graphs.add(key, graph, piece.batch, rows)

@@ -75,10 +75,15 @@ class KeptGraphs:
         if kept.batch != fingerprint_of_batch(batch):
             self.drop(f"batch {key[0]} has other contents than before")
             return None
-        if any(e.parameter not in kept.graph.leaves for e in parameters):
-            del self.graphs[key]  # built over other parameters: this one is rebuilt over the new ones
-            return None
-        return kept.graph
+        return kept.graph if all(e.parameter in kept.graph.leaves for e in parameters) else None
+
+    def release(self, key: tuple[int, int]) -> tuple[nn.Parameter, ...]:
+        """Let go of this microbatch's graph, if there is one, and tell over which parameters it was.
+
+        A graph for another block is built over both: blocks that take turns would else rebuild each other's.
+        """
+        kept = self.graphs.pop(key, None)
+        return () if kept is None else tuple(kept.graph.leaves)
 
     def add(self, key: tuple[int, int], graph: ForwardGraph, batch: Any, rows: int) -> None:
         """Keep a graph."""

@@ -15,6 +15,7 @@ from curvkit_core.linearize.forward import Forward
 from curvkit_core.linearize.linearization import Linearization
 from curvkit_core.linearize.reverse import ForwardGraph, ReverseLinearization, backward_rows
 from curvkit_core.losses.protocol import Outputs
+from curvkit_core.losses.stacking import stacked_columns
 from curvkit_core.problem.problem import Piece, Problem
 
 __all__ = ["LeanLinearization", "NoForwardDerivativeError"]
@@ -55,8 +56,7 @@ class LeanLinearization(Linearization):
         """J v for each row: one dual forward a row."""
         if not len(V):
             return tuple(t.new_zeros((0, *t.shape)) for t in self.y)
-        rows = [self._tangents(v) for v in V]
-        return tuple(torch.stack(column) for column in zip(*rows, strict=True))
+        return stacked_columns([self._tangents(v) for v in V])
 
     def vjp(self, u: Outputs) -> Tensor:
         """J^T u for each leading entry: one forward, and a backward a row."""

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvkit_core.losses.protocol import ComputesUnitLosses, GivesGGN, LossAdapter, Outputs
+from curvkit_core.losses.protocol import ComputesUnitLosses, GivesGGN, GivesUnitOuter, LossAdapter, Outputs
+from curvkit_core.losses.stacking import stacked
+from curvkit_core.losses.unit_gradients import outer_by_autograd
 from curvkit_core.problem.parameters import ParameterSpace
 
 __all__ = ["Linearization"]
@@ -82,36 +84,24 @@ class Linearization(ABC):
             if slope is None or not slope.requires_grad:
                 return (torch.zeros_like(dy[0]),)
             rows = [torch.autograd.grad(slope, y, d, retain_graph=True, allow_unused=True)[0] for d in dy[0]]
-        return (torch.stack([_filled(row, self.y[0]) for row in rows]),)
+        return (stacked([_filled(row, self.y[0]) for row in rows]),)
 
     def unit_outer(self, dy: Outputs) -> Outputs:
         r"""The sum over units u of :math:`r_u \langle r_u, dy\rangle`, :math:`r_u` the gradient of unit u's loss in y.
 
-        Two reverse passes through the loss alone; no gradient per unit is formed.
+        In closed form where the loss has one, else by two reverse passes through the loss alone; no gradient per unit
+        is formed.
         """
-        if not isinstance(self.loss, ComputesUnitLosses):
+        loss = self.loss
+        if isinstance(loss, GivesUnitOuter):
+            return loss.unit_outer(self.y, self.batch, dy)
+        if not isinstance(loss, ComputesUnitLosses):
             msg = (
                 f"{type(self.loss).__name__} has no unit_losses(y, batch), so its units cannot be told apart. "
                 "Add the method to the loss adapter: the Fishers need it."
             )
             raise TypeError(msg)
-        with torch.enable_grad():
-            y = _leaves(self.y)
-            losses = self.loss.unit_losses(y, self.batch)
-            ones = torch.ones_like(losses, requires_grad=True)
-            slopes = torch.autograd.grad(losses, y, ones, create_graph=True, allow_unused=True)
-            used = [i for i, s in enumerate(slopes) if s is not None and s.requires_grad]
-            rows: list[tuple[Tensor, ...]] = []
-            for k in range(dy[0].shape[0]):
-                along = [dy[i][k].to(y[i].dtype) for i in used]
-                picked = [slopes[i] for i in used]
-                # d/d(ones) of <slopes, dy> is each unit's <r_u, dy>
-                inner = (
-                    torch.autograd.grad(picked, ones, along, retain_graph=True)[0] if used else torch.zeros_like(ones)
-                )
-                out = torch.autograd.grad(losses, y, inner, retain_graph=True, allow_unused=True)
-                rows.append(tuple(_filled(o, like) for o, like in zip(out, y, strict=True)))
-        return tuple(torch.stack(column).detach() for column in zip(*rows, strict=True))
+        return outer_by_autograd(lambda y: loss.unit_losses(y, self.batch), self.y, dy)
 
 
 def _leaves(y: Outputs) -> Outputs:

@@ -7,7 +7,7 @@ hvp 9F with its forward, J v and J^T u together 7F.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -20,6 +20,7 @@ from curvkit_core.linearize.linearization import Linearization
 from curvkit_core.linearize.rows import RowPolicy
 from curvkit_core.losses.batch_tree import tensors
 from curvkit_core.losses.protocol import Outputs
+from curvkit_core.losses.stacking import stacked
 from curvkit_core.problem.parameters import ParameterSpace
 from curvkit_core.problem.problem import Problem
 
@@ -38,17 +39,20 @@ class ForwardGraph:
         Over whose parameters.
     batch : object
         The microbatch.
+    besides : iterable of Parameter
+        Others of the model that it shall reach as well.
     offload : bool
         Keep what the graphs save in host memory, and bring it back when it is used.
     """
 
-    def __init__(self, problem: Problem, batch: Any, *, offload: bool = False) -> None:
+    def __init__(
+        self, problem: Problem, batch: Any, *, besides: Iterable[nn.Parameter] = (), offload: bool = False
+    ) -> None:
         self.offload = offload and problem.parameters.device.type != "cpu"
         self.loss = problem.loss
         self.batch = batch
-        self.leaves: Mapping[nn.Parameter, Tensor] = {
-            e.parameter: e.parameter.detach().requires_grad_() for e in problem.parameters
-        }
+        reached = dict.fromkeys([*besides, *(e.parameter for e in problem.parameters)])
+        self.leaves: Mapping[nn.Parameter, Tensor] = {p: p.detach().requires_grad_() for p in reached}
         self._forward = Forward(problem, self.leaves)
         with torch.enable_grad(), self._forward.opened(), self._saving():
             self.outputs = self._forward.run(batch)
@@ -142,7 +146,7 @@ class ReverseLinearization(Linearization):
         policy, nbytes = self.graph.rows["jvp"], self.graph.held
         rows = policy.gradients(roots, dummies, [along[i] for i in where], nbytes=nbytes)
         return tuple(
-            torch.stack([torch.zeros_like(t) if row[i] is None else row[i] for row in rows])  # type: ignore[misc]
+            stacked([torch.zeros_like(t) if (found := row[i]) is None else found for row in rows])
             for i, t in enumerate(self.y)
         )
 
@@ -162,7 +166,7 @@ class ReverseLinearization(Linearization):
         along = self.parameters.unflatten_rows(V)
         policy, nbytes = self.graph.rows["hvp"], self.graph.held
         rows = policy.gradients(roots, self._leaves, [along[i] for i in where], nbytes=nbytes)
-        return torch.stack([self.parameters.flatten(row) for row in rows])
+        return self.parameters.flatten_rows(rows)
 
 
 def backward_rows(
@@ -181,4 +185,4 @@ def backward_rows(
         return torch.zeros((rows, parameters.n), dtype=parameters.dtype, device=parameters.device)
     along = [u[i].to(outputs[i].dtype) for i in live]
     slopes = (policy or RowPolicy()).gradients([outputs[i] for i in live], leaves, along, nbytes=nbytes)
-    return torch.stack([parameters.flatten(row) for row in slopes])
+    return parameters.flatten_rows(slopes)

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from curvkit_core.kernels import Kernels
+from curvkit_core.kernels.ce_outer import ce_outer
 from curvkit_core.losses.batch_layout import BatchLayout
 from curvkit_core.losses.drawing import draw_classes
 from curvkit_core.losses.protocol import Outputs, Uniforms
+from curvkit_core.losses.unit_gradients import outer_by_autograd
 
 __all__ = ["CrossEntropyLoss"]
 
@@ -92,6 +94,30 @@ class CrossEntropyLoss:
         u = u.reshape(*shape[:lead], *rows.shape)
         return (self.kernels.ce_hvp(rows, mass, u).reshape(shape).movedim(-1, 1 + lead),)
 
+    def unit_outer(self, y: Outputs, batch: Any, dy: Outputs, targets: Tensor | None = None) -> Outputs:
+        """r <r, dy> in every row: r = s p - q of the row's own target, or sqrt(s) (p - e_c) of the drawn class c."""
+        (logits,), (direction,) = y, dy
+        rows, target = self._rows(logits, batch)
+        if targets is None and target.is_floating_point():  # q is a whole row then
+            return outer_by_autograd(lambda leaves: self.unit_losses(leaves, batch), y, dy)
+        lead = direction.ndim - logits.ndim
+        u = direction.movedim(1 + lead, -1)
+        flat = u.reshape(*u.shape[:lead], *rows.shape)
+        mass = self._target_mass(rows, target)
+        if targets is None:
+            hit = torch.where(self._keep(target), target, 0)
+            weight = self._class_weight(rows)
+            hit_mass, spread = (1.0 - self.label_smoothing) * weight[hit], None
+            if self.label_smoothing:
+                spread = self.label_smoothing / rows.shape[1] * weight
+        else:
+            mass = mass.sqrt()
+            hit = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+            hit[self._keep(target)] = targets
+            hit_mass, spread = mass, None
+        hit_mass = torch.where(mass != 0, hit_mass, 0.0)
+        return (ce_outer(rows, mass, hit, hit_mass, spread, flat).reshape(u.shape).movedim(-1, 1 + lead),)
+
     def sample_targets(self, y: Outputs, batch: Any, uniforms: Uniforms) -> Tensor:
         """A class for each target that is not ignored, drawn from its row's softmax: shape (U,)."""
         rows, target = self._rows(y[0], batch)
@@ -162,11 +188,7 @@ class CrossEntropyLoss:
         """s of each row: the sum over classes of its smoothed, weighted target; 0 for an ignored row."""
         classes, smooth = rows.shape[1], self.label_smoothing
         wide = torch.promote_types(rows.dtype, torch.float32)
-        weight = (
-            torch.ones(classes, dtype=wide, device=rows.device)
-            if self.weight is None
-            else self.weight.to(rows.device, wide)
-        )
+        weight = self._class_weight(rows)
         spread = smooth / classes * weight.sum()
         if target.is_floating_point():
             # smoothing replaces t by (1 - eps) t + eps / C, then each class is weighted
@@ -174,3 +196,9 @@ class CrossEntropyLoss:
         keep = self._keep(target)
         mass = (1.0 - smooth) * weight[torch.where(keep, target, 0)] + spread
         return torch.where(keep, mass, 0.0)
+
+    def _class_weight(self, rows: Tensor) -> Tensor:
+        wide = torch.promote_types(rows.dtype, torch.float32)
+        if self.weight is None:
+            return torch.ones(rows.shape[1], dtype=wide, device=rows.device)
+        return self.weight.to(rows.device, wide)

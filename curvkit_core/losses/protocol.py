@@ -16,6 +16,7 @@ from curvkit_core.kernels import Kernels
 __all__ = [
     "ComputesUnitLosses",
     "GivesGGN",
+    "GivesUnitOuter",
     "LossAdapter",
     "Outputs",
     "PreparesSecondOrder",
@@ -62,6 +63,18 @@ class ComputesUnitLosses(Protocol):
 
     def unit_losses(self, y: Outputs, batch: Any) -> Tensor:
         """Each unit's loss, shape (U,), in batch order, ignored ones left out; their sum is ``loss_sum``."""
+        ...
+
+
+@runtime_checkable
+class GivesUnitOuter(Protocol):
+    r"""A loss with a closed form for outer products of its units' gradients; without it, autograd does them."""
+
+    def unit_outer(self, y: Outputs, batch: Any, dy: Outputs, targets: Any = None) -> Outputs:
+        r"""The sum over units u of :math:`r_u \langle r_u, dy\rangle`, shaped as dy; one leading axis k is allowed.
+
+        :math:`r_u` is the gradient in y of ``unit_losses``, or of ``sampled_losses`` at `targets` where they are given.
+        """
         ...
 
 

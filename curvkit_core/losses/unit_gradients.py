@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from curvkit_core.losses.protocol import Outputs
+from curvkit_core.losses.stacking import stacked, stacked_columns
 
-__all__ = ["UnitGradients"]
+__all__ = ["UnitGradients", "outer_by_autograd"]
 
 
 class UnitGradients:
@@ -51,7 +52,7 @@ class UnitGradients:
             along = [dy[i][k].to(s.dtype) for i, s in self._slopes.items()]
             picked = list(self._slopes.values())
             rows.append(torch.autograd.grad(picked, self._ones, along, retain_graph=True)[0])
-        return torch.stack(rows).detach()
+        return stacked(rows).detach()
 
     def combined(self, weights: Tensor) -> Outputs:
         """R^T c for each row c of `weights` (k, U): one tensor an output, (k, *y.shape)."""
@@ -63,4 +64,10 @@ class UnitGradients:
                     self._losses, self._y, c.to(self._losses), retain_graph=True, allow_unused=True
                 )
             rows.append([torch.zeros_like(t) if f is None else f for f, t in zip(found, self._y, strict=True)])
-        return tuple(torch.stack(column).detach() for column in zip(*rows, strict=True))
+        return tuple(t.detach() for t in stacked_columns(rows))
+
+
+def outer_by_autograd(losses_of: Callable[[Outputs], Tensor], y: Outputs, dy: Outputs) -> Outputs:
+    r"""The sum over units of :math:`r_u\langle r_u, dy\rangle`: R^T R dy, for each leading entry of dy."""
+    R = UnitGradients(losses_of, y)
+    return R.combined(R.inner(dy))

@@ -53,7 +53,10 @@ class DataOperator(CurvatureOperator):
 
     @abstractmethod
     def batch_product(self, lin: Linearization, batch: Any, V: Tensor) -> Tensor:
-        """The microbatch's SUM over units of A_u times each row of V: (k, n) in, (k, n) out. Never a mean."""
+        """The microbatch's SUM over units of A_u times each row of V: (k, n) in, (k, n) out. Never a mean.
+
+        The result is added to and scaled in place: give a tensor of its own, as the linearization's methods do.
+        """
 
     @property
     def strategy(self) -> str:
@@ -64,7 +67,7 @@ class DataOperator(CurvatureOperator):
         """One pass over the data: sums and counts per microbatch, reduced over ranks, divided in one place."""
         problem, engine = self._problem, self._engine
         watch = checks.begin(problem, self, engine.options)
-        total = torch.zeros_like(V)
+        total: Tensor | None = None
         count = torch.zeros((), dtype=torch.float64, device=V.device)
         batches = 0
         with problem.opened():
@@ -74,12 +77,20 @@ class DataOperator(CurvatureOperator):
                     product = self.batch_product(lin, piece.batch, V)
                 if watch is not None:
                     watch.after(piece, lin, V, product)
-                total += product if piece.weight == 1.0 else product * piece.weight
+                if total is None:  # no zeros to add to: at a language model's size each pass over n is felt
+                    total = _own(product, V).mul_(piece.weight) if piece.weight != 1.0 else _own(product, V)
+                else:
+                    total.add_(product, alpha=piece.weight)
                 count += piece.count
                 batches = piece.number + 1
             engine.end_pass()
         problem.history.batches_seen = batches
-        product = problem.average(total, count)
+        product = problem.average(torch.zeros_like(V) if total is None else total, count)
         if watch is not None:
             watch.end(problem.num_units)
         return product
+
+
+def _own(product: Tensor, V: Tensor) -> Tensor:
+    """The product itself, or a copy where it is the vectors that were given."""
+    return product.clone() if product.untyped_storage().data_ptr() == V.untyped_storage().data_ptr() else product

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from curvkit_core.backends import probes
 from curvkit_core.linearize import Linearization
-from curvkit_core.losses import SamplesTargets, UnitGradients
-from curvkit_core.losses.protocol import Outputs
+from curvkit_core.losses import SamplesTargets
+from curvkit_core.losses.protocol import GivesUnitOuter, Outputs
+from curvkit_core.losses.unit_gradients import outer_by_autograd
 from curvkit_core.operators.data_operator import DataOperator
 from curvkit_core.problem.problem import Problem
 
@@ -99,20 +100,22 @@ class FisherOperator(DataOperator):
             self._counted = weakref.ref(lin)  # weakly, so that no graph is held for the counting's sake
             self._first_unit += self._units
         dy = lin.jvp(V)
-        outer = tuple(torch.zeros_like(d) for d in dy)
+        outer: Outputs | None = None
         for sample in range(self.num_samples):
-            R = self._drawn(lin.y, batch, sample)
-            for total, part in zip(outer, R.combined(R.inner(dy)), strict=True):
-                total.add_(part, alpha=1.0 / self.num_samples)
-        self._units = R.num_units
-        return lin.vjp(outer)
+            part = self._sampled_outer(lin.y, batch, dy, sample)
+            outer = part if outer is None else tuple(o.add_(p) for o, p in zip(outer, part, strict=True))
+        assert outer is not None
+        return lin.vjp(tuple(o.div_(self.num_samples) for o in outer) if self.num_samples > 1 else outer)
 
-    def _drawn(self, y: Outputs, batch: Any, sample: int) -> UnitGradients:
-        """The units' gradients in the outputs at their targets of draw number `sample`."""
+    def _sampled_outer(self, y: Outputs, batch: Any, dy: Outputs, sample: int) -> Outputs:
+        """The sum over units of r <r, dy>, r the units' gradients in the outputs at their targets of this draw."""
         numbers = _UnitNumbers(seed=self.seed, sample=sample, first_unit=self._first_unit, device=y[0].device)
         with torch.no_grad():
             targets = self._loss.sample_targets(y, batch, numbers)
-        return UnitGradients(lambda leaves: self._loss.sampled_losses(leaves, batch, targets), y)
+        self._units = numbers.units
+        if isinstance(self._loss, GivesUnitOuter):
+            return self._loss.unit_outer(y, batch, dy, targets)
+        return outer_by_autograd(lambda leaves: self._loss.sampled_losses(leaves, batch, targets), y, dy)
 
 
 def _nothing() -> None:
@@ -127,9 +130,11 @@ class _UnitNumbers:
     sample: int
     first_unit: int
     device: torch.device
+    units: int = 0
 
     def __call__(self, units: int, each: int = 1) -> Tensor:
         """A row of `each` numbers a unit: a function of (seed, sample, unit number, each) and nothing else."""
+        self.units = units
         key = probes.stream_key(self.seed, self.sample, f"targets/{each}")
         drawn = probes.uniforms(units * each, key=key, start=self.first_unit * each, device=self.device)
         return drawn.view(units, each)

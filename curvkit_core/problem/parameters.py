@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 
 import torch
@@ -169,10 +169,17 @@ class ParameterSpace:
 
     def flatten(self, tensors: Iterable[Tensor | None]) -> Tensor:
         """Lay one tensor a parameter into a vector (n,) of the space's dtype; None counts as zeros."""
-        out = torch.zeros(self.n, dtype=self.dtype, device=self.device)
-        for entry, tensor in zip(self.entries, tensors, strict=True):
-            if tensor is not None:
-                out[entry.place] = tensor.reshape(-1).to(out)
+        return self.flatten_rows([tensors])[0]
+
+    def flatten_rows(self, rows: Sequence[Iterable[Tensor | None]]) -> Tensor:
+        """Lay one tensor a parameter into each row of (k, n); None counts as zeros."""
+        out = torch.empty((len(rows), self.n), dtype=self.dtype, device=self.device)
+        for row, tensors in zip(out, rows, strict=True):
+            for entry, tensor in zip(self.entries, tensors, strict=True):
+                if tensor is None:
+                    row[entry.place] = 0.0
+                else:
+                    row[entry.place].view(tensor.shape).copy_(tensor)
         return out
 
     def unflatten(self, vector: Tensor) -> tuple[Tensor, ...]:

@@ -204,7 +204,7 @@ class Problem:
             )
             raise ValueError(msg)
         self.history.units = units
-        return total / units
+        return total.div_(units)
 
     @property
     def num_units(self) -> float:

@@ -186,6 +186,21 @@ def test_blocks_share_the_kept_graphs_of_the_whole() -> None:
     assert relative(GGNOperator(lone, cache="keep").apply(W), whole.apply(W)) <= TOLERANCE
 
 
+def test_blocks_that_take_turns_do_not_rebuild_each_others_graphs() -> None:
+    """Two disjoint blocks of one problem: after one product each, both work on graphs over the union."""
+    case = CASES["shared-convnet"]()
+    problem = case.problem(preflight="off")
+    blocks = [HessianOperator(problem.restrict(glob), cache="keep") for glob in ("conv.*", "head.*", "lift.*")]
+    rows = [block.space.random("gaussian", 0, 0, 2) for block in blocks]
+    first = [block.apply(V) for block, V in zip(blocks, rows, strict=True)]
+    built = graphs_of(problem).graphs[0, 0].graph
+    again = [block.apply(V) for block, V in zip(blocks, rows, strict=True)]
+    assert graphs_of(problem).graphs[0, 0].graph is built
+    for glob, V, products in zip(("conv.*", "head.*", "lift.*"), rows, zip(first, again, strict=True), strict=True):
+        expected = HessianOperator(case.problem(preflight="off").restrict(glob), cache="rebuild").apply(V)
+        assert all(relative(product, expected) <= TOLERANCE for product in products)
+
+
 def test_the_budget_decides_how_many_are_kept() -> None:
     """None, some, all; and what is kept stays below it."""
     case = CASES["tied-mlp"]()
