@@ -2,6 +2,8 @@
 
 from curvkit_core.algorithms.basis import Basis
 from curvkit_core.algorithms.cg import ConjugateGradients
+from curvkit_core.algorithms.chain import Chain
+from curvkit_core.algorithms.checkpoint import CheckpointError
 from curvkit_core.algorithms.driver import DriverOptions, NonFiniteProductError, ProgressEvent, run
 from curvkit_core.algorithms.eigsh import Eigsh, eigsh
 from curvkit_core.algorithms.hutchinson import Hutchinson
@@ -11,11 +13,14 @@ from curvkit_core.algorithms.protocol import Algorithm, Finishes, Progress, Repo
 from curvkit_core.algorithms.seeds import fresh_seed
 from curvkit_core.algorithms.solve import solve
 from curvkit_core.algorithms.spectral_density import SpectralDensity, spectral_density
+from curvkit_core.algorithms.together import Together, run_together
 from curvkit_core.algorithms.trace import Trace, trace
 
 __all__ = [
     "Algorithm",
     "Basis",
+    "Chain",
+    "CheckpointError",
     "ConjugateGradients",
     "DriverOptions",
     "Eigsh",
@@ -29,10 +34,12 @@ __all__ = [
     "ReportsProgress",
     "SolveError",
     "SpectralDensity",
+    "Together",
     "Trace",
     "eigsh",
     "fresh_seed",
     "run",
+    "run_together",
     "solve",
     "spectral_density",
     "trace",

@@ -24,7 +24,8 @@ BASIS_STORAGES = ("device", "host", "disk")
 BASIS_DTYPES = (None, "float64", "float32", "bfloat16", "float16")
 
 _ROWS = 2  # brought to the device, or widened, at once
-_COLUMNS = 1 << 18  # rotated at once
+_COLUMNS = 1 << 14  # rotated at once: they stay in the cache (30 rows to 20 at n = 4 million: 0.4 of the time of 2^18)
+_COLUMNS_THERE = 1 << 18  # on another device, where every step is a launch
 
 
 @define(eq=False)
@@ -107,6 +108,13 @@ class Basis:
             return space.zeros(0)
         return torch.cat([part.to(device=space.device, dtype=space.dtype) for part in found])
 
+    def stored(self, low: int, high: int) -> Tensor:
+        """Rows `low` to `high` as they are stored, copied to host memory: what a checkpoint writes."""
+        found = [
+            block[max(low - start, 0) : max(high - start, 0)] for start, block in self._placed() if start < high
+        ]
+        return torch.cat([part.to("cpu") for part in found])
+
     def gram(self, space: VectorSpace, W: Tensor, size: int | None = None) -> Tensor:
         """Inner products W Q^T of rows W (k, n_local) with the first `size` rows: (k, size), float64 on the CPU."""
         parts = [space.gram(W, rows) for _, rows in self._loaded(space, self.size if size is None else size)]
@@ -127,15 +135,13 @@ class Basis:
         """Q <- C Q in place, C (m, size') with m <= size': m rows are left."""
         m, size = C.shape
         assert m <= size <= self.size
-        for low in range(0, space.n_local, _COLUMNS):
-            high = min(low + _COLUMNS, space.n_local)
-            column = torch.cat(
-                [
-                    block[: max(0, size - start), low:high].to(device=space.device, dtype=space.dtype)
-                    for start, block in self._placed()
-                ]
-            )
-            rotated = space.combine(C, column)
+        step = _COLUMNS if space.device.type == "cpu" else _COLUMNS_THERE
+        for low in range(0, space.n_local, step):
+            high = min(low + step, space.n_local)
+            rotated = torch.zeros((m, high - low), dtype=space.dtype, device=space.device)
+            for start, block in self._placed():
+                part = block[: max(0, size - start), low:high].to(device=space.device, dtype=space.dtype)
+                rotated.addmm_(C[:, start : start + len(part)].to(rotated), part)
             for start, block in self._placed():
                 part = rotated[start : start + len(block)]
                 block[: len(part), low:high] = part

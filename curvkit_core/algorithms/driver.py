@@ -1,30 +1,32 @@
 """The driver: the only place that multiplies.
 
-It counts products, keeps budgets, refuses products that are not finite, reports progress, and stops cleanly on Ctrl-C
-with the best result so far.
+It counts products, keeps budgets, refuses products that are not finite, reports progress, saves checkpoints and takes
+them up again, and stops cleanly on Ctrl-C with the best result so far.
 """
 
 from __future__ import annotations
 
-import signal
-import threading
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypedDict
 
-import attrs
 import torch
-from attrs import frozen
+from attrs import define, frozen
 from torch import Tensor
 
+from curvkit_core.algorithms.checkpoint import CheckpointError, CheckpointFolder, SavedRun
+from curvkit_core.algorithms.identity import circumstances, differences, identity
+from curvkit_core.algorithms.interrupts import interrupts
 from curvkit_core.algorithms.protocol import Algorithm, Finishes, Progress, ReportsProgress
-from curvkit_core.algorithms.provenance import result_info
+from curvkit_core.algorithms.provenance import with_info
 from curvkit_core.errors import CurvkitError
 from curvkit_core.operators import CurvatureOperator
 
 __all__ = ["DriverOptions", "NonFiniteProductError", "ProgressEvent", "run"]
+
+_log = logging.getLogger("curvkit")
 
 
 class NonFiniteProductError(CurvkitError):
@@ -36,7 +38,7 @@ class ProgressEvent:
     """What `on_progress` is called with after every multiplication.
 
     `done` and `total` are the algorithm's own count of products (total None: not known), `matvecs` the driver's count,
-    `seconds` the time since the start.
+    `seconds` the time since the start, `seconds_left` an estimate of what is to come, None where the end is not known.
     """
 
     done: int
@@ -44,6 +46,7 @@ class ProgressEvent:
     matvecs: int
     seconds: float
     note: str = ""
+    seconds_left: float | None = None
 
 
 class DriverOptions(TypedDict, total=False):
@@ -51,6 +54,10 @@ class DriverOptions(TypedDict, total=False):
 
     max_rows: int | None
     max_seconds: float | None
+    checkpoint: str | Path | None
+    checkpoint_every: int | None
+    checkpoint_seconds: float
+    resume: bool
     on_progress: Callable[[ProgressEvent], None] | None
 
 
@@ -62,6 +69,10 @@ def run(
     max_rows: int | None = None,
     max_matvecs: int | None = None,
     max_seconds: float | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    resume: bool = True,
     on_progress: Callable[[ProgressEvent], None] | None = None,
 ) -> Any:
     """Drive `algorithm` on `op` until it is done or a budget is spent; give its result.
@@ -75,9 +86,21 @@ def run(
     max_rows : int or None
         The most vectors multiplied at once; None: as many as fit into 256 MiB, at most 16.
     max_matvecs : int or None
-        Budget of products; never overspent.
+        Budget of products, those before a resumption included; never overspent.
     max_seconds : float or None
-        Budget of time: no multiplication is begun that would, at the pace so far, end after it.
+        Budget of time of this call: no multiplication is begun that would, at the pace so far, end after it.
+    checkpoint : str, Path or None
+        A folder for checkpoints, made where it is not there. Each is whole or not there at all, and the one before it
+        stays; a save costs the state, and of a Krylov basis what was appended since. One is left at the end as well,
+        also after Ctrl-C or a spent budget.
+    checkpoint_every : int or None
+        Save after so many products ...
+    checkpoint_seconds : float
+        ... or so many seconds, whichever comes first.
+    resume : bool
+        Go on from the folder's newest whole checkpoint, if it has one: the result is bit for bit that of a run that was
+        never interrupted, on the same device with the same number of threads and strategy (where these differ, a
+        warning and the result's findings say so). False: a folder with a checkpoint is refused.
     on_progress : callable or None
         Called with a ProgressEvent after every multiplication.
 
@@ -93,32 +116,40 @@ def run(
         If the algorithm needs a symmetric operator and `op` is none, or its configuration does not fit `op`.
     NonFiniteProductError
         If a product holds inf or NaN.
+    CheckpointError
+        If the folder's checkpoint is of another algorithm, operator, model or data, of a newer version, or damaged.
     """
-    if getattr(algorithm, "needs_symmetric", False) and not op.symmetric:
-        msg = f"{type(algorithm).__name__} needs a symmetric operator: {op!r} says it is not."
-        raise ValueError(msg)
-    if not op.deterministic and not getattr(algorithm, "accepts_stochastic", False):
-        msg = (
-            f"{type(algorithm).__name__} multiplies one fixed matrix: {op!r} is another one at each product. "
-            "Use the operator over all data, or trace(method='hutchinson')."
-        )
-        raise ValueError(msg)
-    for name, value in (("max_rows", max_rows), ("max_matvecs", max_matvecs), ("max_seconds", max_seconds)):
+    _check_fit(algorithm, op)
+    numbers = {
+        "max_rows": max_rows,
+        "max_matvecs": max_matvecs,
+        "max_seconds": max_seconds,
+        "checkpoint_every": checkpoint_every,
+        "checkpoint_seconds": checkpoint_seconds,
+    }
+    for name, value in numbers.items():
         if value is not None and not value > 0:
             msg = f"{name}={value!r}: expected a positive number, or None."
             raise ValueError(msg)
     space = op.space
-    width = max_rows if max_rows is not None else space.comfortable_rows()
+    saver: _Saver | None = None
+    saved: SavedRun | None = None
+    if checkpoint is not None:
+        folder = CheckpointFolder(Path(checkpoint), identity(algorithm, op, inputs or {}))
+        saver = _Saver(folder, op, checkpoint_every, checkpoint_seconds)
+        saved = saver.load(algorithm, resume=resume)
     start = time.perf_counter()
-    state = algorithm.init(space, **(inputs or {}))
-    matvecs, pace, interrupted = 0, 0.0, ""
-    with _interrupts() as interrupts:
+    state = algorithm.init(space, **(inputs or {})) if saved is None else saved.state
+    matvecs, before = (0, 0.0) if saved is None else (saved.matvecs, saved.seconds)
+    width = max_rows if max_rows is not None else space.comfortable_rows() if saved is None else saved.width
+    made, pace, interrupted = 0, 0.0, ""
+    with interrupts() as pending:
         while True:
-            if interrupts.pending:
+            if pending.pending:
                 interrupted = "keyboard"
                 break
             rows = width if max_matvecs is None else min(width, max_matvecs - matvecs)
-            with interrupts.deferred():
+            with pending.deferred():
                 V = algorithm.ask(state, max(rows, 1))
             if V is None:
                 break
@@ -134,21 +165,89 @@ def run(
             except KeyboardInterrupt:
                 interrupted = "keyboard"
                 break
-            matvecs += V.shape[0]
+            matvecs, made = matvecs + V.shape[0], made + V.shape[0]
             _check_finite(AV, op, matvecs)
-            with interrupts.deferred():
+            with pending.deferred():
                 state = algorithm.tell(space, state, V, AV)
+                del V, AV
+                if saver is not None:
+                    saver.after_product(state, matvecs, before + time.perf_counter() - start, width)
             pace = time.perf_counter() - begun
             if on_progress is not None:
-                on_progress(_event(algorithm, state, matvecs, time.perf_counter() - start))
-    if isinstance(algorithm, Finishes):
-        state = algorithm.finish(space, state)
-    result = algorithm.result(space, state)
-    if attrs.has(type(result)) and "info" in attrs.fields_dict(type(result)):
-        seconds = time.perf_counter() - start
-        info = result_info(algorithm, op, result, num_matvecs=matvecs, seconds=seconds, interrupted=interrupted)
-        result = attrs.evolve(result, info=info)
-    return result
+                seconds = time.perf_counter() - start
+                on_progress(_event(algorithm, state, matvecs, seconds, seconds / made))
+        with pending.deferred():
+            seconds = before + time.perf_counter() - start
+            if saver is not None:
+                saver.at_end(state, matvecs, seconds, width)
+            if isinstance(algorithm, Finishes):
+                state = algorithm.finish(space, state)
+            result = algorithm.result(space, state)
+    notes = saver.notes if saver is not None else ()
+    return with_info(algorithm, op, result, num_matvecs=matvecs, seconds=seconds, interrupted=interrupted, notes=notes)
+
+
+@define(eq=False)
+class _Saver:
+    """When to save, and what was found on resuming."""
+
+    folder: CheckpointFolder
+    op: CurvatureOperator
+    every: int | None
+    seconds: float
+    notes: tuple[str, ...] = ()
+    _resumed: SavedRun | None = None
+    _saved_at: int = -1
+    _saved_when: float = 0.0
+
+    def load(self, algorithm: Algorithm, *, resume: bool) -> SavedRun | None:
+        """The run to go on with, if there is one."""
+        if not resume and self.folder.manifests():
+            msg = (
+                f"{self.folder.path} holds a checkpoint, and resume=False: nothing was done. "
+                "Pass resume=True to go on from it, or another folder."
+            )
+            raise CheckpointError(msg)
+        self._resumed = self.folder.load(algorithm, self.op.space)
+        self._saved_when = time.perf_counter()
+        if self._resumed is not None:
+            self._saved_at = self._resumed.matvecs
+            _log.info("resumed from %s after %d products", self.folder.path, self._resumed.matvecs)
+        return self._resumed
+
+    def after_product(self, state: Any, matvecs: int, seconds: float, width: int) -> None:
+        """Save if it is time; after a resumption's first product compare the circumstances."""
+        if self._resumed is not None:
+            lines = differences(dict(self._resumed.circumstances), circumstances(self.op))
+            self.notes = tuple(f"resumed elsewhere, so not bit for bit: {line}" for line in lines)
+            for note in self.notes:
+                _log.warning("%s", note)
+            self._resumed = None
+        due = self.every is not None and matvecs - max(self._saved_at, 0) >= self.every
+        if due or time.perf_counter() - self._saved_when >= self.seconds:
+            self._save(state, matvecs, seconds, width)
+
+    def at_end(self, state: Any, matvecs: int, seconds: float, width: int) -> None:
+        """Save what there is, unless it is saved already."""
+        if matvecs != self._saved_at:
+            self._save(state, matvecs, seconds, width)
+
+    def _save(self, state: Any, matvecs: int, seconds: float, width: int) -> None:
+        now = SavedRun(state=state, matvecs=matvecs, seconds=seconds, width=width, circumstances=circumstances(self.op))
+        self.folder.save(now)
+        self._saved_at, self._saved_when = matvecs, time.perf_counter()
+
+
+def _check_fit(algorithm: Algorithm, op: CurvatureOperator) -> None:
+    if getattr(algorithm, "needs_symmetric", False) and not op.symmetric:
+        msg = f"{type(algorithm).__name__} needs a symmetric operator: {op!r} says it is not."
+        raise ValueError(msg)
+    if not op.deterministic and not getattr(algorithm, "accepts_stochastic", False):
+        msg = (
+            f"{type(algorithm).__name__} multiplies one fixed matrix: {op!r} is another one at each product. "
+            "Use the operator over all data, or trace(method='hutchinson')."
+        )
+        raise ValueError(msg)
 
 
 def _budget_spent(rows: int, end: float, max_seconds: float | None) -> str:
@@ -157,9 +256,12 @@ def _budget_spent(rows: int, end: float, max_seconds: float | None) -> str:
     return "seconds" if max_seconds is not None and end > max_seconds else ""
 
 
-def _event(algorithm: Algorithm, state: Any, matvecs: int, seconds: float) -> ProgressEvent:
+def _event(algorithm: Algorithm, state: Any, matvecs: int, seconds: float, pace: float) -> ProgressEvent:
     told = algorithm.progress(state) if isinstance(algorithm, ReportsProgress) else Progress(done=matvecs)
-    return ProgressEvent(done=told.done, total=told.total, matvecs=matvecs, seconds=seconds, note=told.note)
+    left = None if told.total is None else pace * max(told.total - told.done, 0)
+    return ProgressEvent(
+        done=told.done, total=told.total, matvecs=matvecs, seconds=seconds, note=told.note, seconds_left=left
+    )
 
 
 def _check_finite(AV: Tensor, op: CurvatureOperator, number: int) -> None:
@@ -178,41 +280,3 @@ def _check_finite(AV: Tensor, op: CurvatureOperator, number: int) -> None:
         "overflow in float16."
     )
     raise NonFiniteProductError(msg)
-
-
-class _Interrupts:
-    """Ctrl-C inside a multiplication ends it at once; while a state changes hands it waits."""
-
-    def __init__(self) -> None:
-        self.pending = False
-        self._deferred = False
-
-    def handle(self, signum: int, frame: FrameType | None) -> None:
-        if not self._deferred:
-            raise KeyboardInterrupt
-        self.pending = True
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
-
-
-@contextmanager
-def _interrupts() -> Iterator[_Interrupts]:
-    """Own SIGINT for the run, in the main thread only and only if Python's own handler is in place."""
-    interrupts = _Interrupts()
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, interrupts.handle)
-    try:
-        yield interrupts
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -97,7 +97,10 @@ def _words(tensor: Tensor, rows: int) -> Tensor:
     """The bytes of each row as 64-bit words, (rows, w), padded with zeros."""
     if not tensor.numel():
         return torch.zeros((rows, 0), dtype=torch.int64, device=tensor.device)
-    octets = tensor.contiguous().reshape(rows, -1).view(torch.uint8)
+    laid = tensor.contiguous().reshape(rows, -1)
+    if laid.stride(1) != 1:  # one element a row counts as contiguous whatever its stride
+        laid = laid.clone(memory_format=torch.contiguous_format)
+    octets = laid.view(torch.uint8)
     if octets.shape[1] % 8 or octets.data_ptr() % 8:
         octets = torch.nn.functional.pad(octets, (0, -octets.shape[1] % 8)).clone()
     return octets.view(torch.int64)

@@ -119,7 +119,9 @@ def _as_words(tensor: Tensor) -> Tensor:
     """The tensor's bytes as int64; what is left over of 8 bytes is padded with zeros."""
     if not tensor.numel():
         return torch.empty(0, dtype=torch.int64, device=tensor.device)
-    flat = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    # a clone, since a tensor of one element counts as contiguous whatever its stride, and is then no view of bytes
+    flat = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
+    flat = (flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)).view(torch.uint8)
     if flat.numel() % 8 == 0 and flat.data_ptr() % 8 == 0:
         return flat.view(torch.int64)
     padded = torch.zeros((flat.numel() + 7) // 8 * 8, dtype=torch.uint8, device=tensor.device)

@@ -77,10 +77,10 @@ class DataOperator(CurvatureOperator):
                     product = self.batch_product(lin, piece.batch, V)
                 if watch is not None:
                     watch.after(piece, lin, V, product)
-                if total is None:  # no zeros to add to: at a language model's size each pass over n is felt
-                    total = _own(product, V).mul_(piece.weight) if piece.weight != 1.0 else _own(product, V)
-                else:
-                    total.add_(product, alpha=piece.weight)
+                if piece.weight != 1.0:
+                    product = product * piece.weight
+                # no zeros to add to: at a language model's size each pass over n is felt
+                total = _own(product, V) if total is None else total.add_(product)
                 count += piece.count
                 batches = piece.number + 1
             engine.end_pass()

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_folder", "write_bytes", "write_text"]
+__all__ = ["atomic_folder", "sync_file", "write_bytes", "write_text"]
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -80,7 +80,7 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         yield temporary
         for folder, _, files in os.walk(temporary, topdown=False):
             for name in files:
-                _sync_file(Path(folder, name))
+                sync_file(Path(folder, name))
             _sync_folder(Path(folder))
         _move_into_place(temporary, path, replace=replace)
     except BaseException:
@@ -127,7 +127,8 @@ def _beside(path: Path, what: str) -> Path:
     return path.with_name(f".{path.name}.{what}-{secrets.token_hex(4)}")
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Make what was written to a file last through a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -140,4 +141,4 @@ def _sync_folder(folder: Path) -> None:
     if os.name != "posix":
         return
     with contextlib.suppress(OSError):  # some network file systems refuse to sync a folder
-        _sync_file(folder)
+        sync_file(folder)

@@ -15,8 +15,24 @@ import torch
 from cases import F64, tied_mlp
 from torch import Tensor
 
-from curvkit_core import CallableLoss, HessianOperator, LambdaOperator, eigsh, spectral_density, trace
-from curvkit_core.algorithms import Eigsh, Hutchinson, NonFiniteProductError, SpectralDensity, Trace, run
+from curvkit_core import (
+    CallableLoss,
+    HessianOperator,
+    LambdaOperator,
+    eigsh,
+    lanczos_tridiagonal,
+    spectral_density,
+    trace,
+)
+from curvkit_core.algorithms import (
+    Eigsh,
+    Hutchinson,
+    LanczosTridiagonal,
+    NonFiniteProductError,
+    SpectralDensity,
+    Trace,
+    run,
+)
 
 DIAGONAL = torch.arange(1, 31, dtype=F64)
 
@@ -27,7 +43,12 @@ def diagonal_operator() -> LambdaOperator:
 
 @pytest.mark.parametrize(
     ("function", "algorithm", "inputs"),
-    [(eigsh, Eigsh, {"start"}), (trace, Trace, set()), (spectral_density, SpectralDensity, set())],
+    [
+        (eigsh, Eigsh, {"start"}),
+        (lanczos_tridiagonal, LanczosTridiagonal, set()),
+        (trace, Trace, set()),
+        (spectral_density, SpectralDensity, set()),
+    ],
 )
 def test_a_functions_options_are_its_class_fields(function: Any, algorithm: type, inputs: set[str]) -> None:
     """Names, order and defaults."""

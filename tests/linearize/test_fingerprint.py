@@ -67,3 +67,11 @@ def test_layout_does_not_count_for_batches_but_contents_do() -> None:
     assert fingerprint_of_batch((x,)) != fingerprint_of_batch((x.view(4, 3),))
     assert fingerprint_of_batch((x,)) != fingerprint_of_batch((x.to(torch.int64),))
     assert fingerprint_of_batch((torch.empty(0),)) == fingerprint_of_batch((torch.empty(0),))
+
+
+def test_one_element_of_any_stride_has_a_hash() -> None:
+    """A tensor of one element counts as contiguous whatever its stride: its hash is that of the number."""
+    odd = torch.arange(44.0, dtype=torch.float64)[3::22][:1]
+    assert odd.stride() == (22,) and odd.is_contiguous()
+    assert int(content_hash(odd)) == int(content_hash(torch.tensor([3.0], dtype=torch.float64)))
+    assert int(content_hash(odd)) != int(content_hash(torch.tensor([4.0], dtype=torch.float64)))

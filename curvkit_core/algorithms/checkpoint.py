@@ -1,0 +1,270 @@
+"""Checkpoints of a run: a folder in which a state appears whole or not at all, and from which a run goes on.
+
+Each save writes the state's tensors, the basis rows appended since the last save, and last of all a manifest that names
+every file with its size and every tensor with a hash of its bytes. The two newest manifests stay, with the files they
+name: where the newest does not hold what it says, the one before it is used. Files are written beside their place,
+synced and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field, frozen
+from torch import Tensor
+
+from curvkit_core.algorithms.basis import Basis
+from curvkit_core.algorithms.identity import differences
+from curvkit_core.algorithms.state_codec import StateError, decode_state, encode_state
+from curvkit_core.backends import VectorSpace
+from curvkit_core.errors import CurvkitError
+from curvkit_core.linearize.fingerprint import content_hash
+from curvkit_core.results.atomic import sync_file, write_text
+
+__all__ = ["CheckpointError", "CheckpointFolder", "SavedRun"]
+
+_log = logging.getLogger("curvkit")
+_SCHEMA = 1
+_KEPT = 2  # manifests
+_OURS = re.compile(r"\.?(rows|state)-\d{6,}\.safetensors(\.tmp)?")
+
+Parts = list[dict[str, Any]]  # "file", "name" in it, "rows": where the rows of a basis are, in order
+
+
+class CheckpointError(CurvkitError):
+    """A folder's checkpoints cannot be used for this run."""
+
+
+class _DamagedError(Exception):
+    """A manifest, or a file it names, is not what was written."""
+
+
+@frozen(kw_only=True, eq=False)
+class SavedRun:
+    """What a checkpoint holds: the state, the driver's own counts, and what its last bits depend on."""
+
+    state: Any
+    matvecs: int
+    seconds: float
+    width: int
+    circumstances: Mapping[str, Any]
+
+
+@define(eq=False)
+class CheckpointFolder:
+    """A folder of checkpoints of one run.
+
+    Parameters
+    ----------
+    path : Path
+        Made at the first save.
+    identity : mapping
+        What a checkpoint must match.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+    _number: int = field(default=0, init=False)
+    _rows: dict[str, tuple[int, Parts]] = field(factory=dict, init=False)  # by basis: generation, where its rows are
+    _files: dict[str, dict[str, Any]] = field(factory=dict, init=False)  # what the newest manifest says of each
+
+    def manifests(self) -> list[Path]:
+        """The manifests that are there, newest first."""
+        return sorted(self.path.glob("checkpoint-*.json"), reverse=True)
+
+    def load(self, algorithm: Any, space: VectorSpace) -> SavedRun | None:
+        """The newest whole checkpoint; None where there is none at all.
+
+        Raises
+        ------
+        CheckpointError
+            If none of those that are there is whole, or if it is of another run or of a newer version.
+        """
+        broken: list[str] = []
+        for manifest in self.manifests():
+            try:
+                found = self._read(manifest, algorithm, space)
+            except _DamagedError as error:
+                broken.append(f"{manifest.name}: {error}")
+                continue
+            for line in broken:
+                _log.warning("checkpoint damaged, the one before it is used: %s", line)
+            return found
+        if broken:
+            msg = (
+                f"no checkpoint in {self.path} is whole ({'; '.join(broken)}). "
+                "Delete the folder, or pass another one, to start again."
+            )
+            raise CheckpointError(msg)
+        return None
+
+    def save(self, run: SavedRun) -> None:
+        """Write a checkpoint; when this returns it is there, and the one before it still is."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._number += 1
+        encoded = encode_state(run.state)
+        written = self._write(_state_file(self._number), encoded.tensors) | self._write_new_rows(encoded.bases)
+        bases = {path: self._rows[path][1] for path in encoded.bases}
+        named = [part["file"] for parts in bases.values() for part in parts]
+        files = written | {name: self._files[name] for name in named if name not in written}
+        manifest = {
+            "schema": _SCHEMA,
+            "identity": self.identity,
+            "circumstances": dict(run.circumstances),
+            "matvecs": run.matvecs,
+            "seconds": run.seconds,
+            "width": run.width,
+            "state": encoded.document,
+            "bases": bases,
+            "files": files,
+        }
+        write_text(self.path / f"checkpoint-{self._number:06d}.json", json.dumps(manifest, indent=1) + "\n")
+        self._files = files
+        self._clean()
+
+    def _write_new_rows(self, bases: Mapping[str, Basis]) -> dict[str, dict[str, Any]]:
+        """Write what was appended to each basis since it was last written; all of it after a change in place."""
+        name = f"rows-{self._number:06d}.safetensors"
+        fresh: dict[str, Tensor] = {}
+        for path, basis in bases.items():
+            generation, parts = self._rows.get(path, (-1, []))
+            parts = list(parts) if generation == basis.generation else []
+            done = sum(part["rows"] for part in parts)
+            if done < basis.size:
+                fresh[f"{path}@{done}"] = basis.stored(done, basis.size)
+                parts.append({"file": name, "name": f"{path}@{done}", "rows": basis.size - done})
+            self._rows[path] = (basis.generation, parts)
+        return self._write(name, fresh)
+
+    def _write(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+        from safetensors.torch import save_file
+
+        if not tensors:
+            return {}
+        temporary = self.path / f".{name}.tmp"
+        # a tensor of its own each: safetensors refuses those that share memory
+        save_file({key: t.clone() for key, t in tensors.items()}, temporary)
+        sync_file(temporary)
+        temporary.replace(self.path / name)
+        hashes = {key: _hash(t) for key, t in tensors.items()}
+        return {name: {"bytes": (self.path / name).stat().st_size, "hashes": hashes}}
+
+    def _clean(self) -> None:
+        """Remove what the newest two manifests do not name."""
+        manifests = self.manifests()
+        named: set[str] = set()
+        for manifest in manifests[:_KEPT]:
+            try:
+                named |= set(json.loads(manifest.read_text(encoding="utf-8"))["files"])
+            except (OSError, ValueError, KeyError):
+                return
+        for manifest in manifests[_KEPT:]:
+            manifest.unlink(missing_ok=True)
+        for file in self.path.iterdir():  # ours alone: others may keep files in the same folder
+            if _OURS.fullmatch(file.name) and file.name not in named:
+                file.unlink(missing_ok=True)
+
+    def _read(self, manifest: Path, algorithm: Any, space: VectorSpace) -> SavedRun:
+        document = _parsed(manifest)
+        schema = document.get("schema")
+        if not isinstance(schema, int) or schema > _SCHEMA:
+            msg = (
+                f"{manifest} has schema {schema!r}, this curvkit-core reads {_SCHEMA}: a newer version has written it. "
+                "Upgrade curvkit-core, or pass another folder."
+            )
+            raise CheckpointError(msg)
+        if lines := differences(document["identity"], _through_json(self.identity)):
+            more = f" and {len(lines) - 4} more" if len(lines) > 4 else ""
+            msg = (
+                f"{manifest} is of another run. {'; '.join(lines[:4])}{more}. Pass another folder, or what the run was "
+                "started with; budgets (max_matvecs= and max_seconds= of run) may differ."
+            )
+            raise CheckpointError(msg)
+        for name, facts in document["files"].items():
+            self._check_size(name, facts["bytes"])
+        own = _state_file(_number_of(manifest))
+
+        def tensor(path: str) -> Tensor:
+            return self._tensor(own, path, document["files"])
+
+        def basis_rows(path: str) -> Iterator[Tensor]:  # one part after the other: a basis is large
+            return (self._tensor(part["file"], part["name"], document["files"]) for part in document["bases"][path])
+
+        try:
+            state = decode_state(document["state"], algorithm, space, tensor, basis_rows)
+        except StateError as error:
+            msg = f"{manifest}: {error}"
+            raise CheckpointError(msg) from error
+        except KeyError as error:
+            msg = f"{error} is missing"
+            raise _DamagedError(msg) from error
+        # rows that are there are not written again: numbers go on after the highest, damaged ones included
+        self._number = max(_number_of(path) for path in self.manifests())
+        self._files = dict(document["files"])
+        bases = encode_state(state).bases
+        self._rows = {path: (basis.generation, document["bases"][path]) for path, basis in bases.items()}
+        return SavedRun(
+            state=state,
+            matvecs=document["matvecs"],
+            seconds=document["seconds"],
+            width=document["width"],
+            circumstances=document["circumstances"],
+        )
+
+    def _check_size(self, name: str, expected: int) -> None:
+        file = self.path / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != expected:
+            msg = f"{name} {'is not there' if size is None else f'has {size} bytes'}, expected {expected} bytes"
+            raise _DamagedError(msg)
+
+    def _tensor(self, name: str, key: str, files: Mapping[str, Any]) -> Tensor:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path / name, framework="pt") as file:
+                found: Tensor = file.get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            msg = f"{name}: {error}"
+            raise _DamagedError(msg) from error
+        if _hash(found) != files[name]["hashes"][key]:
+            msg = f"{name}: the bytes of {key!r} are not those that were written"
+            raise _DamagedError(msg)
+        return found
+
+
+def _parsed(manifest: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _DamagedError(str(error)) from error
+    needed = {"identity", "circumstances", "matvecs", "seconds", "width", "state", "bases", "files"}
+    if not isinstance(document, dict) or "schema" not in document:
+        msg = "it is no checkpoint"
+        raise _DamagedError(msg)
+    if document["schema"] == _SCHEMA and (missing := sorted(needed - set(document))):
+        msg = f"it has no {missing[0]!r}"
+        raise _DamagedError(msg)
+    return document
+
+
+def _number_of(manifest: Path) -> int:
+    text = manifest.stem.removeprefix("checkpoint-")
+    return int(text) if text.isdigit() else 0
+
+
+def _state_file(number: int) -> str:
+    return f"state-{number:06d}.safetensors"
+
+
+def _through_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _hash(tensor: Tensor) -> str:
+    return f"{int(content_hash(tensor)) % (1 << 64):016x}"
