@@ -66,12 +66,11 @@ class CrossEntropyLoss:
 
     def loss_sum(self, y: Outputs, batch: Any) -> Tensor:
         """Weighted sum of the targets' losses."""
-        return self._row_losses(y, batch)[0].sum()
+        return self._losses(y, batch).sum()
 
     def unit_losses(self, y: Outputs, batch: Any) -> Tensor:
         """One loss a target that is not ignored, in the order of the flattened targets."""
-        losses, keep = self._row_losses(y, batch)
-        return losses[keep]
+        return self._losses(y, batch)
 
     def num_units(self, batch: Any) -> float | Tensor:
         """Targets that are not ignored, each with its class's weight; rows where targets are probabilities."""
@@ -163,26 +162,25 @@ class CrossEntropyLoss:
             return torch.ones(target.shape[0], dtype=torch.bool, device=target.device)
         return target != self.ignore_index
 
-    def _row_losses(self, y: Outputs, batch: Any) -> tuple[Tensor, Tensor]:
+    def _losses(self, y: Outputs, batch: Any) -> Tensor:
+        """The losses of the targets that count: (U,)."""
         rows, target = self._rows(y[0], batch)
-        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        weight = None if self.weight is None else self.weight.to(rows)
         keep = self._keep(target)
-        if target.is_floating_point():
-            target = target.to(rows)
-        else:
-            rows = torch.where(
-                keep[:, None], rows, 0.0
-            )  # by where: inf or NaN in an ignored row must not reach the sum
-        losses = functional.cross_entropy(
+        if torch.compiler.is_compiling():  # which cannot branch on data: ignored ones stay in, as zeros
+            rows = torch.where(keep[:, None], rows, 0.0)
+        elif not bool(keep.all()):
+            # taken out, so that inf or NaN in an ignored row reaches no sum; a mask would cost as many passes over
+            # the logits in each derivative, also where nothing is ignored
+            rows, target = rows[keep], target[keep]
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        return functional.cross_entropy(
             rows,
-            target,
-            weight=weight,
+            target.to(rows) if target.is_floating_point() else target,
+            weight=None if self.weight is None else self.weight.to(rows),
             ignore_index=self.ignore_index,
             reduction="none",
             label_smoothing=self.label_smoothing,
         )
-        return losses, keep
 
     def _target_mass(self, rows: Tensor, target: Tensor) -> Tensor:
         """s of each row: the sum over classes of its smoothed, weighted target; 0 for an ignored row."""
