@@ -19,6 +19,7 @@ from torch import Tensor
 from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.samples import PROBE_KINDS, mean_and_stderr
 from curvkit_core.algorithms.seeds import fresh_seed, is_seed
+from curvkit_core.algorithms.stopping import next_look, reached
 from curvkit_core.backends import VectorSpace
 from curvkit_core.results.types import TraceResult
 
@@ -27,9 +28,10 @@ __all__ = ["Hutchinson"]
 
 @define(kw_only=True)
 class HutchinsonState:
-    """Probes waiting to be multiplied, and the quadratic forms so far."""
+    """Probes waiting to be multiplied, and the quadratic forms so far: the error bar is looked at from `look` on."""
 
     seed: int
+    look: int
     pending: Tensor
     samples: Tensor
 
@@ -41,7 +43,10 @@ class Hutchinson:
     Parameters
     ----------
     num_matvecs : int, at least 2
-        Probes.
+        Probes; an upper bound that is never passed.
+    tol : float or None
+        Stop when the standard error is at most `tol` times the estimate's magnitude: looked at for 20 probes, then for
+        a quarter more each time.
     probes : {"rademacher", "gaussian", "sphere"}
         Their distribution.
     seed : int or None
@@ -51,26 +56,36 @@ class Hutchinson:
     accepts_stochastic: ClassVar[bool] = True  # independent estimates: the error then covers the batches as well
 
     num_matvecs: int = field(default=99, validator=validators.ge(2))
+    tol: float | None = field(default=None, validator=validators.optional(validators.gt(0.0)))
     probes: str = field(default="rademacher", validator=validators.in_(PROBE_KINDS))
     seed: int | None = field(default=None, validator=is_seed)
 
     def init(self, space: VectorSpace) -> HutchinsonState:
         """Draw the first probes."""
-        seed = fresh_seed(self.seed)
-        return HutchinsonState(
-            seed=seed, pending=self._draw(space, seed, 0), samples=torch.empty(0, dtype=torch.float64)
+        state = HutchinsonState(
+            seed=fresh_seed(self.seed),
+            look=next_look(0, self.num_matvecs, self.tol),
+            pending=space.zeros(0),
+            samples=torch.empty(0, dtype=torch.float64),
         )
+        state.pending = self._draw(space, state)
+        return state
 
     def ask(self, state: HutchinsonState, max_rows: int) -> Tensor | None:
         """The next probes."""
         return state.pending[:max_rows] if len(state.pending) else None
 
     def tell(self, space: VectorSpace, state: HutchinsonState, V: Tensor, AV: Tensor) -> HutchinsonState:
-        """Take in z^T A z; draw the next probes when the block is used up."""
+        """Take in z^T A z; draw the next probes when the block is used up, unless the error bar is short enough."""
         state.samples = torch.cat([state.samples, space.dots(V, AV)])
         state.pending = state.pending[len(V) :]
-        if not len(state.pending):
-            state.pending = self._draw(space, state.seed, len(state.samples))
+        if len(state.pending):
+            return state
+        if len(state.samples) == state.look:
+            if self.result(space, state).converged:
+                return state
+            state.look = next_look(state.look, self.num_matvecs, self.tol)
+        state.pending = self._draw(space, state)
         return state
 
     def result(self, space: VectorSpace, state: HutchinsonState) -> TraceResult:
@@ -83,12 +98,13 @@ class Hutchinson:
             method="hutchinson",
             seed=state.seed,
             samples=state.samples,
+            converged=reached(estimate, stderr, len(state.samples), self.tol),
         )
 
     def progress(self, state: HutchinsonState) -> Progress:
         """Probes done."""
         return Progress(done=len(state.samples), total=self.num_matvecs)
 
-    def _draw(self, space: VectorSpace, seed: int, done: int) -> Tensor:
-        rows = min(space.comfortable_rows(), self.num_matvecs - done)
-        return space.random(self.probes, seed, done, rows)
+    def _draw(self, space: VectorSpace, state: HutchinsonState) -> Tensor:
+        done = len(state.samples)
+        return space.random(self.probes, state.seed, done, min(space.comfortable_rows(), state.look - done))

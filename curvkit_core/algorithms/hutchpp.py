@@ -20,6 +20,7 @@ from torch import Tensor
 from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.samples import PROBE_KINDS, mean_and_stderr
 from curvkit_core.algorithms.seeds import fresh_seed, is_seed
+from curvkit_core.algorithms.stopping import next_look, reached
 from curvkit_core.backends import VectorSpace
 from curvkit_core.results.types import TraceResult
 
@@ -28,16 +29,22 @@ __all__ = ["HutchPlusPlus"]
 
 @define(kw_only=True)
 class HutchPlusPlusState:
-    """`basis` holds the sketch's probes, row by row replaced by products, then Q; `done` products of this `phase`."""
+    """`basis` holds the sketch's probes, row by row replaced by products, then Q; `done` products of this `phase`.
+
+    The error bar is looked at when there are `look` samples of the rest. `sketched` are the sketch's quadratic forms:
+    Hutchinson's estimate, for a run that is stopped before there is a better one.
+    """
 
     seed: int
     phase: str
+    look: int
     done: int
     num_matvecs: int
     basis: Tensor
     pending: Tensor
     range_trace: float
     samples: Tensor
+    sketched: Tensor
 
 
 @frozen(kw_only=True)
@@ -48,6 +55,9 @@ class HutchPlusPlus:
     ----------
     num_matvecs : int, at least 2
         Products in all; an upper bound that is never passed. Below 4 there is no sketch: Hutchinson's estimator.
+    tol : float or None
+        Stop when the standard error is at most `tol` times the estimate's magnitude. The sketch and its range, two
+        thirds of the products, come first; then the bar is looked at for 20 probes, and for a quarter more each time.
     probes : {"rademacher", "gaussian", "sphere"}
         Distribution of sketch and probes.
     seed : int or None
@@ -55,6 +65,7 @@ class HutchPlusPlus:
     """
 
     num_matvecs: int = field(default=99, validator=validators.ge(2))
+    tol: float | None = field(default=None, validator=validators.optional(validators.gt(0.0)))
     probes: str = field(default="rademacher", validator=validators.in_(PROBE_KINDS))
     seed: int | None = field(default=None, validator=is_seed)
 
@@ -67,12 +78,14 @@ class HutchPlusPlus:
         state = HutchPlusPlusState(
             seed=seed,
             phase="sketch",
+            look=0,
             done=0,
             num_matvecs=0,
             basis=basis,
             pending=basis,
             range_trace=0.0,
             samples=torch.empty(0, dtype=torch.float64),
+            sketched=torch.empty(0, dtype=torch.float64),
         )
         return state if sketch else self._draw(space, state)
 
@@ -87,8 +100,11 @@ class HutchPlusPlus:
         state.pending = state.pending[rows:]
         if state.phase == "rest":
             state.samples = torch.cat([state.samples, state.range_trace + space.dots(V, AV)])
-            return state if len(state.pending) else self._draw(space, state)
+            if len(state.pending) or (len(state.samples) == state.look and self.result(space, state).converged):
+                return state
+            return self._draw(space, state)
         if state.phase == "sketch":
+            state.sketched = torch.cat([state.sketched, space.dots(V, AV)])
             state.basis[state.done : state.done + rows] = AV
         else:
             state.range_trace += float(space.dots(V, AV).sum())
@@ -102,16 +118,19 @@ class HutchPlusPlus:
         return self._draw(space, state)
 
     def result(self, space: VectorSpace, state: HutchPlusPlusState) -> TraceResult:
-        """Exact, with no error, where the sketch spans everything; NaN before the first probe of the rest."""
+        """Exact, with no error, where the sketch spans everything; Hutchinson's before the first probe of the rest."""
         whole = len(state.basis) == space.n and state.phase == "rest"
-        estimate, stderr = (state.range_trace, 0.0) if whole else mean_and_stderr(state.samples)
+        samples = state.samples if len(state.samples) else state.sketched
+        estimate, stderr = (state.range_trace, 0.0) if whole else mean_and_stderr(samples)
         return TraceResult(
             estimate=estimate,
             stderr=stderr,
             num_matvecs=state.num_matvecs,
             method="hutch++",
             seed=state.seed,
-            samples=state.samples,
+            samples=state.samples if whole else samples,
+            converged=reached(estimate, stderr, len(samples), self.tol, exact=whole),
+            status="exact" if whole else "estimated",
         )
 
     def progress(self, state: HutchPlusPlusState) -> Progress:
@@ -122,10 +141,13 @@ class HutchPlusPlus:
         """The next probes of the rest, freed from the sketched range; none where that is everything."""
         state.phase = "rest"
         sketch = len(state.basis)
-        rows = min(space.comfortable_rows(), self.num_matvecs - 2 * sketch - len(state.samples))
+        done, limit = len(state.samples), self.num_matvecs - 2 * sketch
+        if done == state.look:
+            state.look = next_look(done, limit, self.tol)
+        rows = min(space.comfortable_rows(), state.look - done)
         if sketch == space.n:
             rows = 0
-        z = space.random(self.probes, state.seed, sketch + len(state.samples), rows)
+        z = space.random(self.probes, state.seed, sketch + done, rows)
         for _ in range(2 if sketch and rows else 0):  # twice: one pass leaves eps |z| of the range in z
             z -= space.combine(space.gram(z, state.basis), state.basis)
         state.pending = z

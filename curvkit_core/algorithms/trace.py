@@ -13,13 +13,21 @@ from curvkit_core.algorithms.hutchpp import HutchPlusPlus
 from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.samples import PROBE_KINDS
 from curvkit_core.algorithms.seeds import is_seed
+from curvkit_core.algorithms.xnystrace import XNysTrace
+from curvkit_core.algorithms.xtrace import XTrace
 from curvkit_core.backends import VectorSpace
 from curvkit_core.operators import CurvatureOperator
 from curvkit_core.results.types import TraceResult
 
 __all__ = ["Trace", "trace"]
 
-_METHODS: dict[str, type[Hutchinson] | type[HutchPlusPlus]] = {"hutchinson": Hutchinson, "hutch++": HutchPlusPlus}
+_Estimator = Hutchinson | HutchPlusPlus | XTrace | XNysTrace
+_METHODS: dict[str, type[_Estimator]] = {
+    "hutch++": HutchPlusPlus,
+    "hutchinson": Hutchinson,
+    "xtrace": XTrace,
+    "xnystrace": XNysTrace,
+}
 
 
 @frozen(kw_only=True)
@@ -28,10 +36,12 @@ class Trace:
 
     Parameters
     ----------
-    method : {"hutch++", "hutchinson"}
+    method : {"hutch++", "hutchinson", "xtrace", "xnystrace"}
         The estimator.
     num_matvecs : int, at least 2
         Products; an upper bound that is never passed.
+    tol : float or None
+        Stop when the standard error is at most `tol` times the estimate's magnitude.
     probes : {"rademacher", "gaussian", "sphere"}
         Distribution of the probes.
     seed : int or None
@@ -40,6 +50,7 @@ class Trace:
 
     method: str = field(default="hutch++", validator=validators.in_(tuple(_METHODS)))
     num_matvecs: int = field(default=99, validator=validators.ge(2))
+    tol: float | None = field(default=None, validator=validators.optional(validators.gt(0.0)))
     probes: str = field(default="rademacher", validator=validators.in_(PROBE_KINDS))
     seed: int | None = field(default=None, validator=is_seed)
 
@@ -69,8 +80,13 @@ class Trace:
         return getattr(self._estimator, "accepts_stochastic", False)
 
     @property
-    def _estimator(self) -> Hutchinson | HutchPlusPlus:
-        return _METHODS[self.method](num_matvecs=self.num_matvecs, probes=self.probes, seed=self.seed)
+    def needs_symmetric(self) -> bool:
+        """Whether the estimator needs a symmetric operator: XNysTrace does."""
+        return getattr(self._estimator, "needs_symmetric", False)
+
+    @property
+    def _estimator(self) -> _Estimator:
+        return _METHODS[self.method](num_matvecs=self.num_matvecs, tol=self.tol, probes=self.probes, seed=self.seed)
 
 
 def trace(
@@ -78,6 +94,7 @@ def trace(
     *,
     method: str = "hutch++",
     num_matvecs: int = 99,
+    tol: float | None = None,
     probes: str = "rademacher",
     seed: int | None = None,
     **driver: Unpack[DriverOptions],
@@ -87,14 +104,20 @@ def trace(
     Parameters
     ----------
     op : CurvatureOperator, shape (n, n)
-        Need not be symmetric; never materialised.
-    method : {"hutch++", "hutchinson"}
-        Hutch++ [2]_ holds a third of `num_matvecs` vectors and is far better where the spectrum decays; Hutchinson [1]_
-        holds one block of probes.
+        Need not be symmetric, but for ``method="xnystrace"``, which needs it positive semidefinite; never materialised.
+    method : {"hutch++", "hutchinson", "xtrace", "xnystrace"}
+        Hutchinson [1]_ holds one block of probes. The others are far better where the spectrum decays: Hutch++ [2]_
+        holds a third of `num_matvecs` vectors; XTrace [3]_ holds `num_matvecs`, and half as many more for a moment;
+        XNysTrace [3]_ holds `num_matvecs`. From n products on the last two are exact, with no `tol`.
     num_matvecs : int, at least 2
         Products; an upper bound that is never passed.
+    tol : float or None
+        Stop as soon as the standard error is at most `tol` times the estimate's magnitude, never past `num_matvecs`; no
+        error bar from fewer than 20 samples is believed. ``converged`` says whether it came to that. Hutch++ sizes its
+        sketch by `num_matvecs` and spends two thirds of it in any case; XTrace and XNysTrace grow.
     probes : {"rademacher", "gaussian", "sphere"}
-        Distribution of the probes.
+        Distribution of the probes. For XTrace and XNysTrace the last two are one, and a multiple of the identity is
+        exact with them; for Hutchinson a diagonal is with the first.
     seed : int or None
         None draws one and records it in the result.
     **driver
@@ -104,18 +127,24 @@ def trace(
     -------
     TraceResult
         ``estimate`` and ``stderr`` in the operator's unit: loss per squared parameter, averaged as the problem's
-        weighting says. ``samples`` are the independent estimates behind them.
+        weighting says. ``samples`` are the estimates behind them. XNysTrace of an operator with negative curvature:
+        NaN, and ``status="indefinite"``.
 
     Raises
     ------
     ValueError
-        If an option is out of range.
+        If an option is out of range, or the method needs a symmetric operator and `op` is none.
+
+    Notes
+    -----
+    Unbiased, all of them, up to what stopping by `tol` does: below a tenth of the error bar in simulations.
 
     References
     ----------
     .. [1] Hutchinson, Commun. Stat. Simul. Comput. 19(2), 1990, 433-450.
     .. [2] Meyer, Musco, Musco, Woodruff, SOSA 2021, algorithm 1.
+    .. [3] Epperly, Tropp, Webber, SIAM J. Matrix Anal. Appl. 45(1), 2024, 1-23.
     """
-    algorithm = Trace(method=method, num_matvecs=num_matvecs, probes=probes, seed=seed)
+    algorithm = Trace(method=method, num_matvecs=num_matvecs, tol=tol, probes=probes, seed=seed)
     result: TraceResult = run(algorithm, op, **driver)
     return result

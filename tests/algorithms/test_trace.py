@@ -16,7 +16,7 @@ DECAY = torch.arange(1, 61, dtype=F64) ** -2.0
 
 
 def operator(A: Tensor) -> LambdaOperator:
-    return LambdaOperator(lambda v: A @ v, len(A), dtype=A.dtype, symmetric=False)
+    return LambdaOperator(lambda v: A @ v, len(A), dtype=A.dtype, symmetric=bool(torch.equal(A, A.mT)))
 
 
 def test_hutchinson_is_exact_in_expectation_over_all_signs() -> None:
@@ -65,7 +65,7 @@ def test_hutchpp_beats_hutchinson_on_a_decaying_spectrum() -> None:
     assert errors["hutch++"] <= 0.1 * errors["hutchinson"]
 
 
-@pytest.mark.parametrize("method", ["hutchinson", "hutch++"])
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace", "xnystrace"])
 @pytest.mark.parametrize("budget", [2, 3, 4, 5, 7, 12, 99])
 @pytest.mark.parametrize("n", [1, 3, 40])
 def test_the_budget_is_never_passed_and_counted_right(method: str, budget: int, n: int) -> None:
@@ -104,6 +104,35 @@ def test_estimates_do_not_depend_on_how_many_rows_are_multiplied_at_once(algorit
     results = [run(algorithm, operator(A), max_rows=rows) for rows in (1, 4, 16)]
     assert results[0].estimate == pytest.approx(results[1].estimate, rel=1e-13)
     assert results[0].estimate == pytest.approx(results[2].estimate, rel=1e-13)
+
+
+def test_hutchpp_is_hutchinson_until_it_has_a_range() -> None:
+    """Stopped in the sketch or its range: Hutchinson's estimate from the sketch's probes, and never NaN after one."""
+    from curvkit_core.algorithms import run
+
+    A = symmetric_matrix(DECAY)
+    for products in range(1, 15):
+        cut = run(HutchPlusPlus(num_matvecs=15, seed=3), operator(A), max_matvecs=products)
+        assert cut.num_matvecs == products
+        if products <= 10:
+            sketched = min(products, 5)
+            plain = run(Hutchinson(num_matvecs=5, seed=3), operator(A), max_matvecs=sketched)
+            assert cut.estimate == pytest.approx(plain.estimate, rel=1e-12)
+        assert cut.estimate == cut.estimate
+        assert (cut.stderr == float("inf")) == (products in (1, 11))
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace", "xnystrace"])
+def test_traces_scale_with_the_operator(method: str, scale: float, dtype: torch.dtype) -> None:
+    """A times c has c times the trace and the error, from 1e-20 to 1e20, where float32's squares leave its range."""
+    A = symmetric_matrix(DECAY)
+    one, other = (trace(operator((c * A).to(dtype)), method=method, num_matvecs=30, seed=0) for c in (1.0, scale))
+    tol = 1e-4 if dtype == torch.float32 else 1e-10
+    assert other.estimate == pytest.approx(scale * one.estimate, rel=tol, abs=0)
+    assert other.stderr == pytest.approx(scale * one.stderr, rel=1e3 * tol if method != "hutchinson" else tol, abs=0)
+    assert one.stderr > 1e-4
 
 
 def test_options_out_of_range_are_named() -> None:

@@ -12,7 +12,7 @@ from cases import F64, symmetric_matrix
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from curvkit_core import LambdaOperator, eigsh, load_registry, spectral_density, trace
+from curvkit_core import LambdaOperator, diagonal, eigsh, frobenius_norm, load_registry, spectral_density, trace
 from curvkit_core.algorithms import run
 
 DECAY = torch.arange(1, 41, dtype=F64) ** -1.5
@@ -31,7 +31,7 @@ def operator(A: Tensor, calls: list[int] | None = None) -> LambdaOperator:
 def test_x28_estimates_scale_with_the_operator(scale: float) -> None:
     """Absolute thresholds: an operator times c has c times the trace, and its density on c times the grid."""
     A = symmetric_matrix(DECAY)
-    for method in ("hutchinson", "hutch++"):
+    for method in ("hutchinson", "hutch++", "xtrace", "xnystrace"):
         one, other = (trace(operator(c * A), method=method, num_matvecs=30, seed=0) for c in (1.0, scale))
         assert other.estimate == pytest.approx(scale * one.estimate, rel=1e-9, abs=0)
         assert other.stderr == pytest.approx(scale * one.stderr, rel=1e-6, abs=0)
@@ -48,8 +48,12 @@ def test_x31_low_precision_operators_are_estimated(dtype: torch.dtype) -> None:
     """SLQ and Hutch++ raise on bf16 operators: all run, right to the operator's own rounding."""
     A = symmetric_matrix(DECAY).to(dtype)
     truth = float(A.double().trace())
-    for method in ("hutchinson", "hutch++"):
+    for method in ("hutchinson", "hutch++", "xtrace"):
         assert trace(operator(A), method=method, num_matvecs=90, seed=0).estimate == pytest.approx(truth, rel=0.1)
+    assert float(diagonal(operator(A), method="xdiag", seed=0).estimate.sum()) == pytest.approx(truth, rel=0.1)
+    assert frobenius_norm(operator(A), num_matvecs=90, seed=0).estimate == pytest.approx(
+        float(A.double().norm()), rel=0.2
+    )
     density = spectral_density(operator(A), num_probes=4, steps=12, seed=0)
     assert float(density.nodes.max()) == pytest.approx(1.0, abs=4 * torch.finfo(dtype).eps)
     with pytest.raises((RuntimeError, TypeError)):  # the defect: an orthonormal basis in the operator's own dtype
@@ -57,7 +61,7 @@ def test_x31_low_precision_operators_are_estimated(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("budget", [2, 3, 4, 5, 8, 31])
-@pytest.mark.parametrize("method", ["hutchinson", "hutch++"])
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace", "xnystrace"])
 def test_x32_the_budget_is_never_passed(method: str, budget: int) -> None:
     """Told 1 product, Hutch++ spends 3, stderr NaN: the count is the operator's own, and one error is given."""
 
@@ -262,10 +266,21 @@ OPTIONS: list[tuple[Callable[..., Any], dict[str, Any], dict[str, Any], Callable
     (eigsh, {"max_matvecs": 5}, {"max_matvecs": 7}, lambda r: r.num_matvecs),
     (eigsh, {"seed": 0}, {"seed": 1}, lambda r: float(r.eigenvectors[0, 0].abs())),
     (trace, {"method": "hutchinson"}, {"method": "hutch++"}, lambda r: r.estimate),
+    (trace, {"method": "hutchinson"}, {"method": "xtrace"}, lambda r: r.estimate),
     (trace, {"num_matvecs": 6}, {"num_matvecs": 9}, lambda r: r.num_matvecs),
+    (trace, {"tol": 0.9, "method": "hutchinson"}, {"method": "hutchinson"}, lambda r: r.num_matvecs),
     (trace, {"probes": "rademacher"}, {"probes": "gaussian"}, lambda r: r.estimate),
     (trace, {"probes": "gaussian"}, {"probes": "sphere"}, lambda r: r.estimate),
     (trace, {"seed": 0}, {"seed": 1}, lambda r: r.estimate),
+    (diagonal, {"method": "hutchinson"}, {"method": "xdiag", "num_matvecs": 30}, lambda r: float(r.estimate[0])),
+    (diagonal, {"num_matvecs": 6}, {"num_matvecs": 9}, lambda r: r.num_matvecs),
+    (diagonal, {"tol": 5.0}, {"tol": 1e-9}, lambda r: r.num_matvecs),
+    (diagonal, {"probes": "rademacher"}, {"probes": "gaussian"}, lambda r: float(r.estimate[0])),
+    (diagonal, {"seed": 0}, {"seed": 1}, lambda r: float(r.estimate[0])),
+    (frobenius_norm, {"num_matvecs": 6}, {"num_matvecs": 9}, lambda r: r.num_matvecs),
+    (frobenius_norm, {"tol": 0.5}, {"tol": 1e-9}, lambda r: r.num_matvecs),
+    (frobenius_norm, {"probes": "rademacher"}, {"probes": "gaussian"}, lambda r: r.estimate),
+    (frobenius_norm, {"seed": 0}, {"seed": 1}, lambda r: r.estimate),
     (spectral_density, {"num_probes": 2}, {"num_probes": 3}, lambda r: len(r.nodes)),
     (spectral_density, {"steps": 4}, {"steps": 5}, lambda r: r.nodes.shape[1]),
     (spectral_density, {"sigma": 0.1}, {"sigma": 0.2}, lambda r: float(r.density.max())),
