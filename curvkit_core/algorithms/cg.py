@@ -1,5 +1,6 @@
 r"""Conjugate gradients [1]_ for :math:`(A + \delta I)x = b`, several right-hand sides in lockstep.
 
+With a preconditioner M they run on :math:`M^{-1/2}(A + \delta I)M^{-1/2}`, of which only products with M^-1 are seen.
 No recurrence is believed at the end: where one says that its system is solved, the residual :math:`b - (A + \delta I)x`
 is computed by one product more, and the iteration starts again from it where it is too large. In float32 the two drift
 apart by a factor that grows with the condition number.
@@ -15,7 +16,19 @@ import torch
 from attrs import define, field, frozen, validators
 from torch import Tensor
 
+from curvkit_core.algorithms.preconditioner import Preconditioner
 from curvkit_core.algorithms.protocol import Progress
+from curvkit_core.algorithms.right_hand_sides import (
+    BREAKDOWN,
+    CONVERGED,
+    NOT_DEFINITE,
+    RUNNING,
+    STAGNATED,
+    WORDS,
+    begin,
+    inverse_rows,
+    with_rounding,
+)
 from curvkit_core.backends import VectorSpace
 from curvkit_core.results.types import SolveResult
 
@@ -23,16 +36,14 @@ __all__ = ["ConjugateGradients"]
 
 _LEAST_GAIN = 0.5  # a restart that does not halve the true residual has met rounding
 
-_RUNNING, _CONVERGED, _BREAKDOWN, _STAGNATED = 0, 1, 2, 3
-_WORDS = ("max_matvecs", "converged", "breakdown", "stagnated")
-
 
 @define(kw_only=True)
 class ConjugateGradientsState:
     """Rows of r systems; small ones are float64 on the CPU.
 
     `checking` says whose next product is of the solution, for its true residual, and not of the direction. `pending`
-    lists the rows that the present round has still to multiply.
+    lists the rows that the present round has still to multiply. `squares` are |r|^2, `products` r^T M^-1 r, `scales`
+    the largest Rayleigh quotients seen.
     """
 
     b: Tensor
@@ -41,13 +52,16 @@ class ConjugateGradientsState:
     direction: Tensor
     targets: Tensor
     squares: Tensor
+    products: Tensor
     checked: Tensor
     curvatures: Tensor
+    scales: Tensor
     phase: Tensor
     checking: Tensor
     pending: Tensor
     num_matvecs: int
     single: bool
+    preconditioner: Preconditioner | None
 
 
 @frozen(kw_only=True)
@@ -70,36 +84,39 @@ class ConjugateGradients:
     max_matvecs: int = field(default=1000, validator=validators.ge(1))
     damping: float = field(default=0.0, validator=validators.ge(0.0))
 
-    def init(self, space: VectorSpace, *, b: Tensor, start: Tensor | None = None) -> ConjugateGradientsState:
+    def init(
+        self,
+        space: VectorSpace,
+        *,
+        b: Tensor,
+        start: Tensor | None = None,
+        preconditioner: Preconditioner | None = None,
+    ) -> ConjugateGradientsState:
         """Begin at zero, or at `start` (shaped as b): right-hand sides b are (r, n), or (n,) for one."""
-        rows = space.check(b, "b").clone()
-        x = torch.zeros_like(rows) if start is None else space.check(start, "start").clone()
-        if x.shape != rows.shape:
-            msg = f"start has shape {tuple(x.shape)}: expected {tuple(rows.shape)}, a row for each right-hand side."
-            raise ValueError(msg)
-        norms = space.norms(rows)
-        if not bool(torch.isfinite(norms).all()):
-            number = int((~torch.isfinite(norms)).nonzero()[0])
-            msg = f"right-hand side {number} has norm {float(norms[number])}: expected finite numbers."
-            raise ValueError(msg)
-        zero = norms == 0
-        x[zero.to(x.device)] = 0.0
-        phase = torch.where(zero, _CONVERGED, _RUNNING)
-        return ConjugateGradientsState(
+        rows, x, norms = begin(space, b, start)
+        phase = torch.where(norms == 0, CONVERGED, RUNNING)
+        state = ConjugateGradientsState(
             b=rows,
             x=x,
             residual=rows.clone(),
             direction=rows.clone(),
             targets=self.tol * norms,
             squares=norms.square(),
+            products=norms.square(),
             checked=torch.full_like(norms, float("inf")),
             curvatures=torch.full_like(norms, float("nan")),
+            scales=torch.zeros_like(norms),
             phase=phase,
-            checking=torch.full_like(zero, start is not None),
-            pending=(phase == _RUNNING).nonzero()[:, 0],
+            checking=torch.full_like(phase, start is not None, dtype=torch.bool),
+            pending=(phase == RUNNING).nonzero()[:, 0],
             num_matvecs=0,
             single=b.ndim == 1,
+            preconditioner=preconditioner,
         )
+        if start is None:
+            self._turn(space, state, state.pending, rows[state.pending.to(rows.device)], norms[state.pending].square())
+            state.pending = (state.phase == RUNNING).nonzero()[:, 0]
+        return state
 
     def ask(self, state: ConjugateGradientsState, max_rows: int) -> Tensor | None:
         """The next rows' directions, and solutions where the residual is to be checked."""
@@ -125,26 +142,29 @@ class ConjugateGradients:
         state.num_matvecs += len(V)
         state.pending = state.pending[len(V) :]
         if not len(state.pending):
-            state.pending = (state.phase == _RUNNING).nonzero()[:, 0]
+            state.pending = (state.phase == RUNNING).nonzero()[:, 0]
         return state
 
     def result(self, space: VectorSpace, state: ConjugateGradientsState) -> SolveResult:
-        """The solutions so far; those that have not converged with the recurrence's residual, unchecked."""
-        residuals = torch.where(state.phase == _CONVERGED, state.checked, state.squares.clamp_min(0.0).sqrt())
+        """The solutions so far; those that have not converged with the recurrence's residual, widened by rounding."""
+        verified = (state.phase == CONVERGED) | (state.phase == STAGNATED)
+        recurrence = with_rounding(space, state.squares.clamp_min(0.0).sqrt(), state.scales, state.x)
+        residuals = torch.where(verified, state.checked, recurrence)
         residuals[state.targets == 0] = 0.0
         return SolveResult(
             solution=state.x[0] if state.single else state.x,
             residuals=residuals,
-            converged=state.phase == _CONVERGED,
-            status=tuple(_WORDS[int(p)] for p in state.phase),
+            converged=state.phase == CONVERGED,
+            status=tuple(WORDS[int(p)] for p in state.phase),
             curvatures=state.curvatures.clone(),
             damping=self.damping,
+            method="cg",
             num_matvecs=state.num_matvecs,
         )
 
     def progress(self, state: ConjugateGradientsState) -> Progress:
         """Products so far, and how many systems are solved."""
-        solved = int((state.phase == _CONVERGED).sum())
+        solved = int((state.phase == CONVERGED).sum())
         return Progress(done=state.num_matvecs, note=f"{solved} of {len(state.phase)} solved")
 
     def _next_rows(self, state: ConjugateGradientsState, rows: int) -> Tensor:
@@ -154,7 +174,7 @@ class ConjugateGradients:
         curvature = space.dots(P, AP)
         bad = curvature <= 0.0
         if bool(bad.any()):
-            state.phase[rows[bad]] = _BREAKDOWN
+            state.phase[rows[bad]] = BREAKDOWN
             state.curvatures[rows[bad]] = curvature[bad] / space.dots(P, P)[bad]
             good = ~bad
             on_device = good.to(P.device)
@@ -162,26 +182,45 @@ class ConjugateGradients:
         if not len(rows):
             return
         where = rows.to(P.device)
-        length = (state.squares[rows] / curvature).to(P)[:, None]
-        state.x[where] += length * P
-        R = state.residual[where] - length * AP
-        squares = space.dots(R, R)
+        # |p| >= |r|, so without M curvature / |r|^2 may pass the Rayleigh quotient, but not the largest eigenvalue
+        lengths = state.products[rows] if state.preconditioner is None else space.dots(P, P)
+        state.scales[rows] = state.scales[rows].maximum(curvature / lengths)
+        step = (state.products[rows] / curvature).to(P)[:, None]
+        state.x[where] += step * P
+        R = state.residual[where] - step * AP
+        self._turn(space, state, rows, R, space.dots(R, R), P)
+        state.checking[rows] = state.squares[rows].sqrt() <= state.targets[rows]
+
+    def _turn(
+        self,
+        space: VectorSpace,
+        state: ConjugateGradientsState,
+        rows: Tensor,
+        R: Tensor,
+        squares: Tensor,
+        P: Tensor | None = None,
+    ) -> None:
+        """The residuals R of these rows, and the direction from them: conjugate to P, or M^-1 R where that is None."""
+        where = rows.to(R.device)
+        Z = inverse_rows(space, state.preconditioner, R)
+        products = squares if state.preconditioner is None else space.dots(R, Z)
+        state.phase[rows[~(products > 0.0) & (squares > 0.0)]] = NOT_DEFINITE
         state.residual[where] = R
-        state.direction[where] = R + (squares / state.squares[rows]).to(P)[:, None] * P
+        turned = Z if P is None else Z + (products / state.products[rows]).to(P)[:, None] * P
+        state.direction[where] = turned
         state.squares[rows] = squares
-        state.checking[rows] = squares.sqrt() <= state.targets[rows]
+        state.products[rows] = products
 
     def _take_residual(self, space: VectorSpace, state: ConjugateGradientsState, rows: Tensor, AX: Tensor) -> None:
         """The true residual: solved, or from here again, or no better than at the last look."""
-        where = rows.to(AX.device)
-        R = state.b[where] - AX
+        R = state.b[rows.to(AX.device)] - AX
         squares = space.dots(R, R)
         norms = squares.sqrt()
-        state.residual[where] = R
-        state.direction[where] = R
-        state.squares[rows] = squares
         stuck = norms > _LEAST_GAIN * state.checked[rows]
         solved = norms <= state.targets[rows]
-        state.phase[rows] = torch.where(solved, _CONVERGED, torch.where(stuck, _STAGNATED, _RUNNING))
+        state.phase[rows] = torch.where(solved, CONVERGED, torch.where(stuck, STAGNATED, RUNNING))
         state.checked[rows] = norms
         state.checking[rows] = False
+        running = state.phase[rows] == RUNNING
+        on_device = running.to(R.device)
+        self._turn(space, state, rows[running], R[on_device], squares[running])

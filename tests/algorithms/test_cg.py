@@ -188,14 +188,36 @@ def test_options_and_shapes_out_of_range_are_named() -> None:
         solve(op, torch.ones(2))
     with pytest.raises(ValueError, match=r"start has shape \(1, 3\): expected \(2, 3\), a row for each"):
         solve(op, torch.ones(2, 3), start=torch.ones(3))
+    with pytest.raises(ValueError, match="start 0 has norm inf: expected finite numbers"):
+        solve(op, torch.ones(3), start=torch.tensor([float("inf"), 0.0, 0.0]))
     with pytest.raises(ValueError, match="right-hand side 1 has norm nan: expected finite numbers"):
         solve(op, torch.tensor([[1.0, 1.0, 1.0], [1.0, float("nan"), 1.0]]))
-    with pytest.raises(ValueError, match="ConjugateGradients needs a symmetric operator"):
+    with pytest.raises(ValueError, match="Solve needs a symmetric operator"):
         solve(LambdaOperator(lambda v: v, 3, symmetric=False), torch.ones(3))
 
 
-def test_the_functions_options_are_the_class_fields() -> None:
-    names = {a.name for a in attrs.fields(ConjugateGradients)}
-    assert set(solve.__kwdefaults__) - {"start", "on_progress"} == names
-    for a in attrs.fields(ConjugateGradients):
-        assert solve.__kwdefaults__[a.name] == a.default
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("kind", ["low-rank", "decades"])
+def test_what_is_claimed_holds_at_every_product(kind: str, dtype: torch.dtype) -> None:
+    """Singular systems with b outside the range, too: the true residual is at most the claim; none is "converged"."""
+    i = torch.arange(20, dtype=F64)
+    values = torch.where(i < 7, i + 1.0, 0.0) if kind == "low-rank" else torch.logspace(-5, 0, 20, dtype=F64)
+    M = symmetric_matrix(values).to(dtype)
+    b = torch.randn(1, 20, dtype=F64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for budget in range(1, 60, 2):
+        result = solve(Counted(M), b, tol=1e-7, max_matvecs=budget)
+        true = float((b.double() - result.solution.double() @ M.double()).norm())
+        assert true <= float(result.residuals[0]) * (1 + 1e-9) + 1e-12, budget
+        assert result.status[0] != "converged" or true <= 1.1e-7 * float(b.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_operators_end_with_a_status(dtype: torch.dtype) -> None:
+    """Products with noise of 2^-8: it stops, and "converged" is of the operator's own products."""
+    M = symmetric_matrix(torch.linspace(0.5, 2.0, 40, dtype=F64)).to(dtype)
+    op = LambdaOperator(lambda v: M @ v, 40, dtype=dtype)
+    b = torch.ones(40)
+    result = solve(op, b, tol=1e-6, max_matvecs=400)
+    assert result.status[0] in ("stagnated", "max_matvecs")
+    assert float((b - op @ result.solution).norm()) <= 0.1 * float(b.norm())
+    assert solve(op, b, tol=0.05, max_matvecs=400).status == ("converged",)

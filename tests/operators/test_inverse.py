@@ -6,7 +6,16 @@ import pytest
 import torch
 from cases import CASES, F64, dense_truth, relative, symmetric_matrix, tied_mlp
 
-from curvkit_core import CurvkitError, GGNOperator, HessianOperator, LambdaOperator, eigsh, trace
+from curvkit_core import (
+    CurvkitError,
+    GGNOperator,
+    HessianOperator,
+    LambdaOperator,
+    NystromPreconditioner,
+    eigsh,
+    nystrom,
+    trace,
+)
 from curvkit_core.algorithms import InverseOperator, SolveError
 
 
@@ -61,6 +70,27 @@ def test_products_that_are_not_found_raise_with_the_mend() -> None:
         InverseOperator(op, damping=1.0, tol=1e-30) @ torch.ones(4, dtype=F64)
     with pytest.raises(ValueError, match="the inverse of LambdaOperator.*: expected a symmetric operator"):
         InverseOperator(LambdaOperator(lambda v: v, 3, symmetric=False))
+
+
+def test_minres_inverts_what_is_indefinite_and_a_preconditioner_saves_products() -> None:
+    """Where conjugate gradients break down; the same products, fewer of them; what cannot be solved is said."""
+    values = torch.cat([torch.logspace(-2, 0, 20, dtype=F64), torch.tensor([-1.0, -0.3], dtype=F64)])
+    M = symmetric_matrix(values)
+    op = LambdaOperator(lambda v: M @ v, 22, dtype=F64)
+    V = torch.randn(2, 22, dtype=F64, generator=torch.Generator().manual_seed(0))
+    assert relative(InverseOperator(op, method="minres", tol=1e-12).apply(V), V @ torch.linalg.inv(M)) <= 1e-9
+    singular = LambdaOperator(lambda v: torch.cat([v[:3], 0.0 * v[3:]]), 4, dtype=F64)
+    with pytest.raises(SolveError, match=r"row 0 \(incompatible\): .* it is singular, .*: pass a damping above 0"):
+        InverseOperator(singular, method="minres") @ torch.ones(4, dtype=F64)
+    wide = torch.logspace(-6, 0, 200, dtype=F64)
+    psd = LambdaOperator(lambda v: wide * v, 200, dtype=F64)
+    b = torch.randn(200, dtype=F64, generator=torch.Generator().manual_seed(1))
+    P = NystromPreconditioner.of(nystrom(psd, rank=60, seed=0), damping=1e-4)
+    plain, quick = InverseOperator(psd, damping=1e-4), InverseOperator(psd, damping=1e-4, preconditioner=P)
+    expected = b / (wide + 1e-4)
+    assert relative(plain @ b, expected) <= 1e-6
+    assert relative(quick @ b, expected) <= 1e-6
+    assert 2 * quick.num_matvecs < plain.num_matvecs
 
 
 def test_ctrl_c_inside_a_product_is_ctrl_c() -> None:
