@@ -41,7 +41,8 @@ def draw_figures(run: Run, folder: Path, say: Callable[[str], None]) -> tuple[st
         name = _file_name(r, run.results)
         try:
             if isinstance(r.result, DensityResult):
-                eigen = _eigenvalues_of(r.operator_index, run.results)
+                # outliers that were taken out are marked already
+                eigen = None if len(r.result.outliers) else _eigenvalues_of(r.operator_index, run.results)
                 figure = density_figure(r.result, eigen=eigen, title=title)
             else:
                 figure = eigenvalue_figure(r.result, title=title)

@@ -32,16 +32,21 @@ def report_sections(run: Run) -> list[Section]:
     list of Section
         For :func:`curvkit_core.runs.table.print_sections`.
     """
-    from curvkit_core.results.types import DensityResult, EigenResult, TraceResult
+    from curvkit_core.results.types import DensityResult, EigenResult, SpectralSumResult, TraceResult
 
     sections = [_problem_section(run)]
     for index in sorted({r.algorithm_index for r in run.results}):
         results = [r for r in run.results if r.algorithm_index == index]
-        for kind, make in ((EigenResult, _eigen), (TraceResult, _trace), (DensityResult, _density)):
+        for kind, make in (
+            (EigenResult, _eigen),
+            (TraceResult, _trace),
+            (DensityResult, _density),
+            (SpectralSumResult, _sums),
+        ):
             of_kind = [r for r in results if isinstance(r.result, kind)]
             if of_kind:
                 sections += make(of_kind)
-        known = (EigenResult, TraceResult, DensityResult)
+        known = (EigenResult, TraceResult, DensityResult, SpectralSumResult)
         sections += [_other(r) for r in results if not isinstance(r.result, known)]
     sections.append(_cost(run))
     return sections
@@ -82,6 +87,9 @@ def _eigen(results: Sequence[RunResult]) -> list[Section]:
         missing = [f"{r.label} {int((~r.result.converged).sum())}" for r in shown if not bool(r.result.converged.all())]
         if missing:
             notes.append(f"x: not converged to the tolerance asked for ({', '.join(missing)}).")
+        coarse = [r.label for r in shown if r.result.status == "noise"]
+        if coarse:
+            notes.append(f"The products or the stored basis are too coarse for this tolerance: {', '.join(coarse)}.")
         notes.append(f"An eigenvalue of the operator lies within each residual. Covered: {first.result.error_covers}.")
         sections.append(
             Section(
@@ -104,52 +112,90 @@ def _trace(results: Sequence[RunResult]) -> list[Section]:
     rows = []
     for r in results:
         t = r.result
-        relative = f"{100 * t.stderr / abs(t.estimate):.2g} %" if t.estimate else ""
+        relative = f"{100 * t.stderr / abs(t.estimate):.2g} %" if t.estimate and math.isfinite(t.stderr) else ""
         bias = "unknown" if t.bias_bound is None else "none" if t.bias_bound == 0 else number(t.bias_bound, 2)
         rows.append((r.label, *with_error(t.estimate, t.stderr), relative, bias))
     first = results[0].result
+    notes = [f"+- is one standard error. Covered: {first.error_covers}."]
+    indefinite = [r.label for r in results if r.result.status == "indefinite"]
+    if indefinite:
+        notes.append(
+            f"No estimate for {', '.join(indefinite)}: method {first.method} needs a positive semidefinite operator "
+            "and met negative curvature. Mend: method xtrace."
+        )
     return [
         Section(
             title=f"trace ({results[0].algorithm}, {_options(first, ('method', 'num_matvecs'))})",
             columns=("operator", "trace", "stderr", "relative", "bias bound"),
             rows=tuple(rows),
-            notes=(f"+- is one standard error. Covered: {first.error_covers}.",),
+            notes=tuple(notes),
         )
     ]
 
 
 def _density(results: Sequence[RunResult]) -> list[Section]:
-    rows = []
-    for r in results:
-        d = r.result
-        mass = _trapezoid(d.grid.tolist(), d.density.tolist())
-        rows.append((r.label, f"{mass:.4f}", *_ritz_cells(d), number(d.sigma, 2)))
+    rows = [(r.label, f"{r.result.mass:.4f}", *_share_cells(r.result), number(r.result.sigma, 2)) for r in results]
     first = results[0].result
-    probes, steps = first.nodes.shape
-    of = f"{probes} probe{'s' if probes > 1 else ''} of {steps} steps"
+    probes, length = first.nodes.shape
+    of = f"{probes} probe{'s' if probes > 1 else ''} of {length} {'moments' if first.method == 'kpm' else 'steps'}"
+    near = ("|t| <= resolution", "t < -resolution") if first.scale == "log" else ("|t| <= 3 sigma", "t < -3 sigma")
+    ends = "Smallest and largest are ends of the Ritz values; the shares are of all eigenvalues."
+    if first.method == "kpm":
+        ends = "Smallest and largest are ends of the interval taken; the shares are of all eigenvalues."
+    notes = [ends, f"Covered by the band: {first.error_covers}."]
+    notes += [_outliers(r) for r in results if len(r.result.outliers)]
     return [
         Section(
-            title=f"spectral density ({results[0].algorithm}, {of})",
-            columns=("operator", "mass", "smallest", "largest", "|t| <= 3 sigma", "t < -3 sigma", "sigma"),
+            title=f"spectral density ({results[0].algorithm}, {first.method}, {of}, {first.scale} scale)",
+            columns=("operator", "mass", "smallest", "largest", *near, "sigma"),
             rows=tuple(rows),
-            notes=(
-                "Smallest and largest are ends of the Ritz values; the shares are of all eigenvalues.",
-                f"Covered by the band: {first.error_covers}.",
-            ),
+            notes=tuple(notes),
         )
     ]
 
 
-def _ritz_cells(d: DensityResult) -> tuple[str, str, str, str]:
-    """Return ends, and the shares near zero and below it, from the quadrature rules themselves."""
+def _outliers(r: RunResult) -> str:
+    values = r.result.outliers.tolist()
+    ends = f"{number(min(values), 4)} to {number(max(values), 4)}"
+    return f"{r.label}: {len(values)} outlier{'s' if len(values) > 1 else ''} taken out, {ends}."
+
+
+def _share_cells(d: DensityResult) -> tuple[str, str, str, str]:
+    """Return ends, and the shares near zero and below it, from the quadrature rules and the outliers themselves."""
     total = float(d.weights.sum())
     if not total > 0.0:  # stopped before the first probe was through
         return "", "", "", ""
-    nodes = d.nodes[d.weights > 0]
-    near = float(d.weights[d.nodes.abs() <= 3 * d.sigma].sum()) / total
-    below = float(d.weights[d.nodes < -3 * d.sigma].sum()) / total
-    ends = (number(float(nodes.min()), 4), number(float(nodes.max()), 4))
-    return (*ends, f"{100 * near:.1f} %", f"{100 * below:.1f} %")
+    near, alone = (d.resolution if d.scale == "log" else 3 * d.sigma), (1.0 - d.bulk_share) / max(len(d.outliers), 1)
+    values = [*d.nodes[d.weights > 0].tolist(), *d.outliers.tolist()]
+    shares = []
+    for bulk, known in (
+        (d.nodes.abs() <= near, d.outliers.abs() <= near),
+        (d.nodes < -near, d.outliers < -near),
+    ):
+        mass = d.bulk_share * float(d.weights[bulk].sum()) / total + alone * float(known.sum())
+        shares.append(100.0 * mass)
+    return (number(min(values), 4), number(max(values), 4), f"{shares[0]:.1f} %", f"{shares[1]:.1f} %")
+
+
+def _sums(results: Sequence[RunResult]) -> list[Section]:
+    rows, notes = [], []
+    for r in results:
+        t = r.result
+        relative = f"{100 * t.stderr / abs(t.estimate):.2g} %" if t.estimate and math.isfinite(t.stderr) else ""
+        bias = "unknown" if t.bias_bound is None else "none" if t.bias_bound == 0 else number(t.bias_bound, 2)
+        rows.append((r.label, *with_error(t.estimate, t.stderr), relative, bias))
+        if t.status != "done":
+            notes.append(f"{r.label}: {t.status}.")
+    first = results[0].result
+    options = _options(first, ("damping", "num_probes", "steps"))
+    return [
+        Section(
+            title=f"sum of {first.formula} ({results[0].algorithm}, {options})",
+            columns=("operator", "sum", "stderr", "relative", "bias bound"),
+            rows=tuple(rows),
+            notes=(*notes, f"+- is one standard error. Covered: {first.error_covers}."),
+        )
+    ]
 
 
 def _other(r: RunResult) -> Section:
@@ -211,10 +257,6 @@ def _findings(result: Any) -> Iterable[str]:
 def _options(result: Any, names: Sequence[str]) -> str:
     options = getattr(getattr(result, "info", None), "options", {}) or {}
     return ", ".join(f"{name} = {options[name]}" for name in names if name in options) or type(result).__name__
-
-
-def _trapezoid(x: Sequence[float], y: Sequence[float]) -> float:
-    return sum(0.5 * (y[i] + y[i + 1]) * (x[i + 1] - x[i]) for i in range(len(x) - 1))
 
 
 def number(value: float, digits: int) -> str:

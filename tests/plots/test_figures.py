@@ -174,3 +174,70 @@ def test_matplotlib_is_imported_late_and_pyplot_never(block: str, expected: str)
     )
     assert child.stderr == ""
     assert child.stdout == expected
+
+
+def signed(**changes: Any) -> DensityResult:
+    """A density per decade of either sign, a tenth of it not told from zero."""
+    nodes = torch.tensor([[-1.0, 1e-4, 0.1, 10.0]], dtype=torch.float64).expand(8, 4).clone()
+    weights = torch.tensor([[0.2, 0.1, 0.3, 0.4]], dtype=torch.float64).expand(8, 4).clone()
+    return density(nodes=nodes, weights=weights, resolution=1e-3, **changes).redraw(scale="log", grid_size=400)
+
+
+def test_log_scale_has_a_curve_for_either_sign_over_decades() -> None:
+    """Both panels over log |t|: the data of either half, what is not told from zero shaded and named."""
+    result = signed()
+    for ax in density_figure(result, eigen=eigen()).axes:
+        assert ax.get_xscale() == "log"
+        positive, negative = ax.get_lines()[:2]
+        for line, here in ((positive, result.grid > 0), (negative, result.grid < 0)):
+            assert list(line.get_xdata()) == result.grid[here].abs().tolist()
+            drawn = torch.tensor(line.get_ydata(), dtype=torch.float64)
+            assert (drawn - result.density[here].clamp_min(1e-300)).abs().max() == 0
+        assert ax.get_xlim()[0] < 1e-3 < 10 < ax.get_xlim()[1]
+        assert ax.get_xlabel() == "|eigenvalue|"
+    linear, logarithmic = density_figure(result).axes
+    assert linear.get_title(loc="left") == "linear; 10 % not told from zero"
+    labels = [text.get_text() for text in logarithmic.get_legend().get_texts()]
+    assert {"spectral density, t > 0", "spectral density, t < 0", "|t| < 0.001, not told from zero"} <= set(labels)
+    # the panel is as high as what is resolved: 0.4 of the mass in a Gaussian of 0.05 decades
+    assert linear.get_ylim()[1] == pytest.approx(1.06 * 0.4 / (0.05 * math.sqrt(2 * math.pi)), rel=0.02)
+
+
+def test_outliers_are_spikes_and_the_linear_panel_shows_the_bulk() -> None:
+    """A line each, as high as its share of the density; the left panel ends with the bulk and says what lies beyond."""
+    nodes = torch.linspace(0, 1, 4, dtype=torch.float64).expand(8, 4).clone()
+    outliers = torch.tensor([40.0, 30.0], dtype=torch.float64)
+    weights = torch.full((8, 4), 0.25, dtype=torch.float64)
+    result = density(nodes=nodes, weights=weights, outliers=outliers, bulk_share=0.98).redraw(sigma=SIGMA)
+    linear, logarithmic = density_figure(result).axes
+    assert linear.get_xlim()[1] < 2
+    assert logarithmic.get_xlim()[1] > 40
+    assert linear.get_title(loc="left") == "linear, bulk; 2 outliers beyond it: 30 to 40"
+    spikes = next(c for c in logarithmic.collections if "outliers" in str(c.get_label()))
+    assert [(seg[0][0], seg[1][1]) for seg in spikes.get_segments()] == [
+        (40.0, pytest.approx(0.01 / (SIGMA * math.sqrt(2 * math.pi)))),
+        (30.0, pytest.approx(0.01 / (SIGMA * math.sqrt(2 * math.pi)))),
+    ]
+    at = (result.grid - 40.0).abs().argmin()
+    assert float(result.density[at]) == pytest.approx(0.01 / (SIGMA * math.sqrt(2 * math.pi)), rel=1e-9)
+    assert figure_bytes(density_figure(result.redraw(scale="log")), "png").startswith(PNG)
+
+
+def test_kernel_polynomials_leave_their_poles_out() -> None:
+    """The series' poles at the interval's ends are no part of the picture; its ripples are named."""
+    grid = torch.linspace(-1, 4, 501, dtype=torch.float64)
+    figure = density_figure(density(moments=torch.ones(8, 3), interval=(-1.0, 4.0)))
+    linear, logarithmic = figure.axes
+    assert float(grid[0]) < linear.get_xlim()[0] < linear.get_xlim()[1] < float(grid[-1])
+    assert logarithmic.get_title(loc="left") == "logarithmic; ripples beside a peak are the kernel's"
+
+
+def test_a_density_with_no_band_or_no_point_is_drawn() -> None:
+    """One probe: no band; none at all: empty panels."""
+    one = density(stderr=torch.full((501,), math.nan, dtype=torch.float64))
+    for ax in density_figure(one).axes:
+        assert not ax.collections
+    none = torch.empty(0, dtype=torch.float64)
+    empty = density(grid=none, density=none, stderr=none, nodes=none.view(0, 0), weights=none.view(0, 0))
+    for scale in ("linear", "log"):
+        assert figure_bytes(density_figure(empty.redraw(scale=scale)), "png").startswith(PNG)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from attrs import evolve
 
-from curvkit_core.results.types import DensityResult, EigenResult, ResultInfo, TraceResult
+from curvkit_core.results.types import DensityResult, EigenResult, ResultInfo, SpectralSumResult, TraceResult
 from curvkit_core.runs import Run, RunResult, draw_figures, print_sections, report_sections
 from curvkit_core.runs.report import number, number_column, with_error
 from curvkit_core.runs.table import Section, plain_text
@@ -116,6 +116,38 @@ def test_report_has_the_numbers_that_a_researcher_reads() -> None:
     text = plain_text(sections)
     for part in ("a small net", "n = 1,000 in 4 tensors", "averaged over 13 units", "x: not converged to the"):
         assert part in text
+
+
+def test_densities_say_their_method_scale_and_outliers() -> None:
+    """With half of the eigenvalues taken out, above 3 sigma, shares of the bulk are halved; on the log scale they are
+    those within the resolution.
+    """
+    outliers = torch.tensor([7.0, 9.0], dtype=torch.float64)
+    result = evolve(density(), method="deflated", outliers=outliers, bulk_share=0.5)
+    (section,) = (s for s in report_sections(a_run(result)) if s.title.startswith("spectral density"))
+    assert "deflated, 1 probe of 5 steps, linear scale" in section.title
+    assert section.rows[0][2:6] == ("-0.5000", "9.000", "25.0 %", "12.5 %")
+    assert section.notes[-1] == "core/ggn #0: 2 outliers taken out, 7.000 to 9.000."
+    log = evolve(density(), scale="log", resolution=0.4, method="kpm")
+    (section,) = (s for s in report_sections(a_run(log)) if s.title.startswith("spectral density"))
+    assert section.columns[4:6] == ("|t| <= resolution", "t < -resolution")
+    assert section.rows[0][4:6] == ("50.0 %", "25.0 %")
+    assert "moments" in section.title
+
+
+def test_sums_over_the_spectrum_have_their_error_and_status() -> None:
+    """Sum, error, bias bound; where it is not defined, why and the mend."""
+    empty = torch.zeros((0, 0), dtype=torch.float64)
+    common = {"num_matvecs": 9, "damping": 0.1, "seed": 0, "n": 3, "eps": 1e-16, "degrees": empty[0:0].sum(1)}
+    tables = dict.fromkeys(("nodes", "weights", "lower_nodes", "lower_weights"), empty)
+    done = SpectralSumResult(
+        estimate=-18.25, stderr=0.5, bias_bound=1e-3, function="log", status="done", info=info(), **common, **tables
+    )
+    undone = SpectralSumResult(function="ratio", status="not positive: a reason", info=info(), **common, **tables)
+    sections = report_sections(a_run(done, undone))
+    assert cells(sections, "sum of log(t + damping)") == [("core/ggn #0", "-18.25", "+- 0.50", "2.7 %", "0.0010")]
+    assert cells(sections, "sum of t / (t + damping)")[0][1:3] == ("nan", "+- inf")
+    assert "core/ggn #0: not positive: a reason." in plain_text(sections)
 
 
 def test_density_is_the_mean_of_its_mass() -> None:
