@@ -26,7 +26,7 @@ BUILD_TOOLS = ("hatchling", "editables")
 ONE_THREAD = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 TEST_TOOLS = ("import-linter",)
 LINT_TOOLS = ("import-linter", "mypy", "ruff")
-# What `bench` measures curvkit beside; nothing else installs them.
+# What `bench` and `bench_algorithms` measure curvkit beside; nothing else installs them.
 PEERS = ("hessian-eigenthings==1.0.0a5", "curvlinops-for-pytorch==3.0.1", "PyHessian==0.1")
 
 
@@ -141,6 +141,14 @@ def bench(session: nox.Session) -> None:
     install_core(session, "demo")
     install(session, *PEERS)
     session.run("python", "benchmarks/matvec.py", *session.posargs)
+
+
+@nox.session
+def bench_algorithms(session: nox.Session) -> None:
+    """Measure eigsh beside SciPy and hessian-eigenthings, its bookkeeping, and the errors of traces."""
+    install_core(session, "demo")
+    install(session, "scipy", *PEERS)
+    session.run("python", "benchmarks/algorithms.py", *session.posargs)
 
 
 @nox.session

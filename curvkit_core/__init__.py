@@ -8,7 +8,28 @@ from typing import TYPE_CHECKING, Any
 from curvkit_core.version import PLUGIN_API, __version__
 
 if TYPE_CHECKING:
-    from curvkit_core.algorithms import InverseOperator, eigsh, solve, spectral_density, trace
+    from curvkit_core.algorithms import (
+        DiagonalPreconditioner,
+        InverseOperator,
+        NystromPreconditioner,
+        block_lanczos,
+        condition_number,
+        diagonal,
+        effective_dimension,
+        eigsh,
+        frobenius_norm,
+        lanczos_tridiagonal,
+        lobpcg,
+        logdet,
+        matrix_function,
+        nystrom,
+        power_iteration,
+        solve,
+        spectral_density,
+        spectral_norm,
+        spectral_sum,
+        trace,
+    )
     from curvkit_core.errors import CurvkitError
     from curvkit_core.host.hookspecs import PluginContext, hookimpl
     from curvkit_core.host.registry import Registry, default_registry, load_registry
@@ -21,7 +42,7 @@ if TYPE_CHECKING:
         PluginInfo,
         ProblemSpec,
     )
-    from curvkit_core.losses import BCEWithLogitsLoss, CallableLoss, CrossEntropyLoss, MSELoss
+    from curvkit_core.losses import BCEWithLogitsLoss, CallableLoss, CrossEntropyLoss, LinearCrossEntropyLoss, MSELoss
     from curvkit_core.operators import (
         ActivationOperator,
         BlockDiagonalOperator,
@@ -50,6 +71,7 @@ __all__ = [
     "CrossEntropyLoss",
     "CurvatureOperator",
     "CurvkitError",
+    "DiagonalPreconditioner",
     "EmpiricalFisherOperator",
     "FisherOperator",
     "GGNOperator",
@@ -58,8 +80,10 @@ __all__ = [
     "JacobianOperator",
     "KernelSpec",
     "LambdaOperator",
+    "LinearCrossEntropyLoss",
     "LossAdapterSpec",
     "MSELoss",
+    "NystromPreconditioner",
     "OperatorSpec",
     "PluginContext",
     "PluginInfo",
@@ -70,21 +94,55 @@ __all__ = [
     "SubmatrixOperator",
     "__version__",
     "block_diagonal",
+    "block_lanczos",
+    "condition_number",
     "default_registry",
+    "diagonal",
+    "effective_dimension",
     "eigsh",
+    "frobenius_norm",
     "hookimpl",
+    "lanczos_tridiagonal",
     "load_registry",
     "load_result",
+    "lobpcg",
+    "logdet",
     "match_names",
     "match_regex",
+    "matrix_function",
+    "nystrom",
+    "power_iteration",
     "save_result",
     "solve",
     "spectral_density",
+    "spectral_norm",
+    "spectral_sum",
     "trace",
 ]
 
 _HOME = {
-    "algorithms": ("InverseOperator", "eigsh", "solve", "spectral_density", "trace"),
+    "algorithms": (
+        "DiagonalPreconditioner",
+        "InverseOperator",
+        "NystromPreconditioner",
+        "block_lanczos",
+        "condition_number",
+        "diagonal",
+        "effective_dimension",
+        "eigsh",
+        "frobenius_norm",
+        "lanczos_tridiagonal",
+        "lobpcg",
+        "logdet",
+        "matrix_function",
+        "nystrom",
+        "power_iteration",
+        "solve",
+        "spectral_density",
+        "spectral_norm",
+        "spectral_sum",
+        "trace",
+    ),
     "errors": ("CurvkitError",),
     "host.hookspecs": ("PluginContext", "hookimpl"),
     "host.registry": ("Registry", "default_registry", "load_registry"),
@@ -97,7 +155,7 @@ _HOME = {
         "PluginInfo",
         "ProblemSpec",
     ),
-    "losses": ("BCEWithLogitsLoss", "CallableLoss", "CrossEntropyLoss", "MSELoss"),
+    "losses": ("BCEWithLogitsLoss", "CallableLoss", "CrossEntropyLoss", "LinearCrossEntropyLoss", "MSELoss"),
     "operators": (
         "ActivationOperator",
         "BlockDiagonalOperator",

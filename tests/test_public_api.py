@@ -12,12 +12,15 @@ import curvkit_core
 
 MATHS = {
     "Problem", "match_names", "match_regex",
-    "CrossEntropyLoss", "MSELoss", "BCEWithLogitsLoss", "CallableLoss",
+    "CrossEntropyLoss", "MSELoss", "BCEWithLogitsLoss", "CallableLoss", "LinearCrossEntropyLoss",
     "CurvatureOperator", "HessianOperator", "GGNOperator", "EmpiricalFisherOperator", "LambdaOperator",
     "ActivationOperator", "BlockDiagonalOperator", "FisherOperator", "InverseOperator", "JacobianOperator",
     "StochasticOperator", "SubmatrixOperator", "block_diagonal",
-    "eigsh", "solve", "trace", "spectral_density",
+    "eigsh", "lanczos_tridiagonal", "solve", "trace", "diagonal", "frobenius_norm", "spectral_density",
+    "effective_dimension", "logdet", "spectral_sum",
+    "block_lanczos", "lobpcg", "power_iteration", "spectral_norm",
     "save_result", "load_result",
+    "condition_number", "matrix_function", "nystrom", "DiagonalPreconditioner", "NystromPreconditioner",
 }  # fmt: skip
 HOST = {
     "PluginInfo", "PluginContext", "hookimpl", "PLUGIN_API",

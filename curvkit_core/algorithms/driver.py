@@ -21,6 +21,7 @@ from curvkit_core.algorithms.identity import circumstances, differences, identit
 from curvkit_core.algorithms.interrupts import interrupts
 from curvkit_core.algorithms.protocol import Algorithm, Finishes, Progress, ReportsProgress
 from curvkit_core.algorithms.provenance import with_info
+from curvkit_core.checks.finite_values import all_finite
 from curvkit_core.errors import CurvkitError
 from curvkit_core.operators import CurvatureOperator
 
@@ -265,10 +266,9 @@ def _event(algorithm: Algorithm, state: Any, matvecs: int, seconds: float, pace:
 
 
 def _check_finite(AV: Tensor, op: CurvatureOperator, number: int) -> None:
-    finite = torch.isfinite(AV)
-    if bool(finite.all()):
+    if all_finite(AV):
         return
-    first = int((~finite).any(dim=0).nonzero()[0])
+    first = int((~torch.isfinite(AV)).any(dim=0).nonzero()[0])
     where = f"element {first}"
     if op.problem is not None:
         entries = op.problem.parameters.entries

@@ -1,13 +1,32 @@
-"""The step that Krylov methods share: orthogonalise a product against the basis, and go on after a breakdown."""
+"""The step that Krylov methods share: free a product from the basis, and go on after a breakdown.
+
+Symmetry says what a product has in common with the basis: :func:`three_term` takes that away at the cost of two rows,
+and one pass over the whole basis (:func:`free_from`) then takes away what rounding left. Two passes over the whole
+basis, as :func:`orthogonalize` makes them, cost twice that.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
+from curvkit_core.algorithms.basis import Basis
 from curvkit_core.backends import VectorSpace
 
-__all__ = ["orthogonalize", "start_row", "unit_random"]
+__all__ = [
+    "BREAKDOWN",
+    "free_from",
+    "fresh_row",
+    "orthogonalize",
+    "start_row",
+    "start_sum",
+    "three_term",
+    "unit_random",
+]
+
+BREAKDOWN = 10.0  # a remainder below this times eps |A| cannot be told from rounding: the Krylov space is exhausted
 
 _DROP = 0.717  # Daniel, Gragg, Kaufman, Stewart, Math. Comp. 30 (1976): below 1/sqrt(2), orthogonalise again
 
@@ -35,6 +54,58 @@ def orthogonalize(space: VectorSpace, w: Tensor, basis: Tensor) -> tuple[Tensor,
     return coefficients, first, after
 
 
+def three_term(space: VectorSpace, basis: Basis, known: Tensor, row: Tensor, product: Tensor) -> tuple[Tensor, float]:
+    r"""Give :math:`w = A q - \sum_i c_i q_i - \alpha q` with :math:`\alpha = q^\top A q`, and alpha.
+
+    Parameters
+    ----------
+    space : VectorSpace
+    basis : Basis
+        The rows q_i before q.
+    known : Tensor, shape (basis.size,), float64
+        c_i = q_i A q by symmetry: zero but for the last one, or a whole column right after a restart.
+    row, product : Tensor, shape (1, n_local)
+        q and A q, which is not changed: it may be an operator's own.
+    """
+    coupled = known.nonzero()
+    if len(coupled) == 1:
+        i = int(coupled)
+        w = torch.add(product, basis.rows(space, i, i + 1), alpha=-float(known[i]))
+    else:
+        w = product.clone()
+        if len(coupled):
+            basis.subtract(space, known[None], w)
+    alpha = float(space.dots(row, w)[0])
+    return w.add_(row, alpha=-alpha), alpha
+
+
+def free_from(space: VectorSpace, basis: Basis, w: Tensor) -> tuple[float, float]:
+    """Free the row `w` (1, n_local), in place, from all rows of `basis`; again if that took much of it away.
+
+    Returns
+    -------
+    (float, float)
+        The norm of what the first pass took away; the norm of what is left.
+    """
+    taken = None
+    for _ in range(4):
+        h = basis.gram(space, w)
+        basis.subtract(space, h, w)
+        size, after = float(h.norm()), float(space.norms(w)[0])
+        taken = size if taken is None else taken
+        if after > _DROP * (size**2 + after**2) ** 0.5:
+            break
+    return taken or 0.0, after
+
+
+def fresh_row(space: VectorSpace, seed: int, index: int, basis: Basis) -> Tensor:
+    """Random unit row number `index` of the stream `seed`, orthogonal to `basis`, which does not span everything."""
+    row = space.random("gaussian", seed, index, 1)
+    row.div_(float(space.norms(row)[0]))
+    _, norm = free_from(space, basis, row)
+    return row.div_(norm)
+
+
 def unit_random(space: VectorSpace, seed: int, index: int, basis: Tensor) -> Tensor:
     """Random unit row number `index` of the stream `seed`, orthogonal to `basis`; zero if that spans everything."""
     row = space.random("gaussian", seed, index, 1)
@@ -56,3 +127,15 @@ def start_row(space: VectorSpace, start: Tensor | None, seed: int) -> Tensor:
         )
         raise ValueError(msg)
     return row.div_(norm)
+
+
+def start_sum(space: VectorSpace, start: Tensor | None, seed: int) -> Tensor:
+    """The unit start row where several may be given: the sum of them, each at norm 1; otherwise :func:`start_row`."""
+    if start is None or start.ndim < 2 or len(start) == 1:
+        return start_row(space, start, seed)
+    rows = space.check(start, "start")
+    norms = space.norms(rows)
+    if not bool(((norms > 0) & (norms < math.inf)).all()):
+        msg = f"start has rows of norm {norms.tolist()}: expected finite vectors, none of them zero."
+        raise ValueError(msg)
+    return start_row(space, space.combine(norms.reciprocal()[None], rows), seed)

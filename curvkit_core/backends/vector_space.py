@@ -18,9 +18,11 @@ from curvkit_core.backends import probes
 __all__ = ["Segment", "VectorSpace"]
 
 # Sums of 2^10 float32 products, added in float64: at n = 4 million a norm is right to 1e-9 (chunks of 2^16: 1e-7; one
-# plain sum is wrong in the 4th-5th digit), and no chunk length from 2^10 to 2^16 was faster.
+# plain sum is wrong in the 4th-5th digit). Chunks of 2^12 take 0.81 of the time (one thread, one row against 20), but
+# give four times the error where a few elements are most of the vector, as eigenvectors of outliers are.
 _CHUNK = 1 << 10
 _BLOCK = 1 << 10  # so many chunks at once: the scratch is 2^10 k m numbers, whatever n is
+_SCALED_BLOCK = 1 << 6  # and where rows are copied to be scaled
 _KINDS = ("rademacher", "gaussian", "sphere")
 
 
@@ -144,41 +146,49 @@ class VectorSpace:
         Q, R = torch.linalg.qr(A.mT)
         return Q.mT.contiguous(), R.to(dtype=torch.float64, device="cpu")
 
-    def _scaled(self, A: Tensor, B: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _scaled(self, A: Tensor, B: Tensor, product: Callable[..., Tensor]) -> Tensor:
         """The product; where squares left float32's range (operators scaled by 1e-20 or 1e20), again on scaled rows."""
         plain = product(A, B)
         largest = float(plain.abs().max()) if plain.numel() else 1.0
         if A.dtype == torch.float64 or 1e-25 < largest < float("inf"):
             return self._sum(plain)
         a, b = _row_scales(A), _row_scales(B)
-        scaled = product(A / a.to(A), B / b.to(B))
+        scaled = product(A, B, a, b)
         a, b = a.double().cpu(), b.double().cpu()
         return self._sum(scaled * (a * b.mT if scaled.ndim == 2 else (a * b)[:, 0]))
 
 
 def _row_scales(A: Tensor) -> Tensor:
     """Largest magnitude of each row, (k, 1), 1 for zero rows."""
-    largest = A.abs().amax(dim=1, keepdim=True)
+    largest = torch.maximum(A.amax(dim=1, keepdim=True), -A.amin(dim=1, keepdim=True))
     return torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
-def _pieces(A: Tensor) -> Iterator[Tensor]:
-    """Views of A's rows as (chunks, k, length): blocks of whole chunks, then the remainder as one short chunk."""
+def _pieces(A: Tensor, scale: Tensor | None) -> Iterator[Tensor]:
+    """A's rows as (chunks, k, length): blocks of whole chunks, then the remainder as one short chunk.
+
+    Views, or a few chunks at a time divided by `scale` (k, 1): no copy of all rows is ever made.
+    """
     whole = A.shape[1] // _CHUNK
-    for first in range(0, whole, _BLOCK):
-        chunks = min(_BLOCK, whole - first)
-        columns = A[:, first * _CHUNK : (first + chunks) * _CHUNK]
-        yield columns.unflatten(1, (chunks, _CHUNK)).transpose(0, 1)
+    block = _BLOCK if scale is None else _SCALED_BLOCK
+    for first in range(0, whole, block):
+        chunks = min(block, whole - first)
+        columns = A[:, first * _CHUNK : (first + chunks) * _CHUNK].unflatten(1, (chunks, _CHUNK)).transpose(0, 1)
+        yield columns if scale is None else columns / scale
     if A.shape[1] % _CHUNK or not whole:
-        yield A[:, whole * _CHUNK :][None]
+        rest = A[:, whole * _CHUNK :][None]
+        yield rest if scale is None else rest / scale
 
 
-def _chunked_gram(A: Tensor, B: Tensor) -> Tensor:
-    parts = [torch.bmm(a, b.mT).sum(0, dtype=torch.float64) for a, b in zip(_pieces(A), _pieces(B), strict=True)]
-    return torch.stack(parts).sum(0).cpu()
+def _chunked_gram(A: Tensor, B: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Tensor:
+    pairs = zip(_pieces(A, a), _pieces(B, b), strict=True)
+    return torch.stack([torch.bmm(x, y.mT).sum(0, dtype=torch.float64) for x, y in pairs]).sum(0).cpu()
 
 
-def _chunked_dots(A: Tensor, B: Tensor) -> Tensor:
+def _chunked_dots(A: Tensor, B: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Tensor:
     # A row at a time: BLAS dots; an elementwise product of the whole block took three times a gram's time at n = 4e6.
-    rows = [_chunked_gram(A[i : i + 1], B[i : i + 1])[0] for i in range(A.shape[0])]
+    rows = [
+        _chunked_gram(A[i : i + 1], B[i : i + 1], *(None if s is None else s[i : i + 1] for s in (a, b)))[0]
+        for i in range(A.shape[0])
+    ]
     return torch.cat(rows) if rows else torch.empty(0, dtype=torch.float64)

@@ -9,7 +9,16 @@ from curvkit_core.checks.finding import Finding, report
 from curvkit_core.linearize import Linearization
 from curvkit_core.problem.problem import Piece, Problem
 
-__all__ = ["check_loss", "check_product"]
+__all__ = ["all_finite", "check_loss", "check_product"]
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no element is inf or NaN: by one sum, and element by element only where that is not finite itself.
+
+    ``isfinite().all()`` took 0.12 s for 16 million float32 on one core, a sum 0.003 s; a sum of finite numbers may
+    overflow, one with an inf or NaN in it is never finite.
+    """
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def check_loss(problem: Problem, piece: Piece, lin: Linearization) -> bool:
@@ -28,10 +37,11 @@ def check_loss(problem: Problem, piece: Piece, lin: Linearization) -> bool:
 
 def check_product(problem: Problem, piece: Piece, V: Tensor, product: Tensor) -> bool:
     """Report ``product-not-finite`` where the vectors themselves are finite; whether the product is."""
-    finite = torch.isfinite(product)
-    if bool(finite.all()) or not bool(torch.isfinite(V).all()):
-        return bool(finite.all())
-    where = _place(problem, finite)
+    if all_finite(product):
+        return True
+    if not all_finite(V):
+        return False
+    where = _place(problem, torch.isfinite(product))
     finding = Finding(
         code="product-not-finite",
         seen=f"the product of batch {piece.number} is not finite, first in {where}, though the batch's loss is.",

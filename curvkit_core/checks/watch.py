@@ -16,7 +16,7 @@ from torch import Tensor
 from curvkit_core.checks.batch_statistics import check_microbatch
 from curvkit_core.checks.data_contents import Contents, Digest
 from curvkit_core.checks.finding import note
-from curvkit_core.checks.finite_values import check_loss, check_product
+from curvkit_core.checks.finite_values import all_finite, check_loss, check_product
 from curvkit_core.checks.loader import batch_order_matters, compare_readings
 from curvkit_core.checks.probe import Kind, probe
 from curvkit_core.linearize import EngineOptions, Linearization
@@ -95,7 +95,7 @@ class Watch:
         problem = self.problem
         check_microbatch(problem, piece)
         # after the first pass only where the product tells: a lean linearization needs a forward for its loss's value
-        if problem.history.passes_compared == 0 or not bool(torch.isfinite(product).all()):
+        if problem.history.passes_compared == 0 or not all_finite(product):
             self._fine = check_loss(problem, piece, lin) and self._fine
         self._fine = self._fine and check_product(problem, piece, V, product)
         if piece.number == piece.part == 0:

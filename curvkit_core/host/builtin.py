@@ -73,16 +73,100 @@ def curvkit_algorithms(ctx: PluginContext) -> Iterable[AlgorithmSpec]:
         tags=["eigenvalues", "symmetric-only"],
     )
     yield AlgorithmSpec(
+        name="core/block-lanczos",
+        summary="Eigenpairs by blocks: repeated and clustered eigenvalues",
+        factory="curvkit_core.algorithms:BlockLanczos",
+        tags=["eigenvalues", "symmetric-only"],
+    )
+    yield AlgorithmSpec(
+        name="core/lobpcg",
+        summary="Largest or smallest eigenpairs in bounded memory, preconditioned from Python",
+        factory="curvkit_core.algorithms:LOBPCG",
+        tags=["eigenvalues", "symmetric-only"],
+    )
+    yield AlgorithmSpec(
+        name="core/power-iteration",
+        summary="Eigenvalues of largest magnitude, with momentum",
+        factory="curvkit_core.algorithms:PowerIteration",
+        tags=["eigenvalues", "symmetric-only"],
+    )
+    yield AlgorithmSpec(
+        name="core/spectral-norm",
+        summary="Largest eigenvalue in magnitude, with its residual",
+        factory="curvkit_core.algorithms:SpectralNorm",
+        tags=["norm", "symmetric-only"],
+    )
+    yield AlgorithmSpec(
+        name="core/lanczos-tridiagonal",
+        summary="Tridiagonal matrix and Lanczos basis",
+        factory="curvkit_core.algorithms:LanczosTridiagonal",
+        tags=["eigenvalues", "symmetric-only"],
+    )
+    yield AlgorithmSpec(
         name="core/trace",
         summary="Trace by random probes, with its standard error",
         factory="curvkit_core.algorithms:Trace",
         tags=["trace", "stochastic"],
     )
     yield AlgorithmSpec(
+        name="core/diagonal",
+        summary="Diagonal by random probes, each element with its standard error",
+        factory="curvkit_core.algorithms:Diagonal",
+        tags=["diagonal", "stochastic"],
+    )
+    yield AlgorithmSpec(
+        name="core/frobenius-norm",
+        summary="Frobenius norm by random probes, with its standard error",
+        factory="curvkit_core.algorithms:FrobeniusNorm",
+        tags=["norm", "stochastic"],
+    )
+    yield AlgorithmSpec(
         name="core/spectral-density",
-        summary="Density of eigenvalues by stochastic Lanczos quadrature",
+        summary="Density of eigenvalues by Lanczos quadrature or kernel polynomials",
         factory="curvkit_core.algorithms:SpectralDensity",
         tags=["spectral-density", "stochastic", "symmetric-only"],
+    )
+    yield AlgorithmSpec(
+        name="core/logdet",
+        summary="Log-determinant with damping, by Lanczos quadrature",
+        factory="curvkit_core.algorithms:LogDet",
+        tags=["logdet", "stochastic", "symmetric-only"],
+    )
+    yield AlgorithmSpec(
+        name="core/effective-dimension",
+        summary="Effective dimension tr A (A + damping)^-1, by Lanczos quadrature",
+        factory="curvkit_core.algorithms:EffectiveDimension",
+        tags=["matrix-function", "trace", "stochastic", "symmetric-only"],
+    )
+    yield AlgorithmSpec(
+        name="core/spectral-sum",
+        summary="Sum of a named function over the spectrum, by Lanczos quadrature",
+        factory="curvkit_core.algorithms:SpectralSum",
+        tags=["matrix-function", "trace", "stochastic", "symmetric-only"],
+    )
+    yield AlgorithmSpec(
+        name="core/solve",
+        summary="Damped linear systems by conjugate gradients or MINRES",
+        factory="curvkit_core.algorithms:Solve",
+        tags=["solve", "symmetric-only"],
+    )
+    yield AlgorithmSpec(
+        name="core/nystrom",
+        summary="Low-rank approximation of a psd operator, with its error",
+        factory="curvkit_core.algorithms:Nystrom",
+        tags=["factorization", "stochastic", "psd-only"],
+    )
+    yield AlgorithmSpec(
+        name="core/matrix-function",
+        summary="Square root, inverse, log or exponential times a vector, by Lanczos",
+        factory="curvkit_core.algorithms:MatrixFunction",
+        tags=["matrix-function", "symmetric-only"],
+    )
+    yield AlgorithmSpec(
+        name="core/condition-number",
+        summary="Condition number between bounds, by Lanczos",
+        factory="curvkit_core.algorithms:ConditionNumber",
+        tags=["symmetric-only"],
     )
 
 
@@ -95,6 +179,13 @@ def curvkit_loss_adapters(ctx: PluginContext) -> Iterable[LossAdapterSpec]:
         factory="curvkit_core.losses:build_cross_entropy",
         config="curvkit_core.losses.config:CrossEntropyConfig",
         tags=["classification", "likelihood", "convex", "units"],
+    )
+    yield LossAdapterSpec(
+        name="core/linear-cross-entropy",
+        summary="Cross-entropy of a linear head, without the logits",
+        factory="curvkit_core.losses:build_linear_cross_entropy",
+        config="curvkit_core.losses.config:LinearCrossEntropyConfig",
+        tags=["classification", "likelihood", "units"],
     )
     yield LossAdapterSpec(
         name="core/mse",
@@ -132,6 +223,16 @@ def curvkit_kernels(ctx: PluginContext) -> Iterable[KernelSpec]:
         summary="Cross-entropy Hessian product, eager reference",
         factory="curvkit_core.kernels:ce_hvp",
         op="ce_hvp",
+        devices=["*"],
+        dtypes=["float64", "float32", "bfloat16", "float16"],
+        priority=0,
+        tags=["reference", "repeatable"],
+    )
+    yield KernelSpec(
+        name="core/linear-ce",
+        summary="Cross-entropy of a linear head by rows, eager reference",
+        factory="curvkit_core.kernels:chunked_linear_ce",
+        op="linear_ce",
         devices=["*"],
         dtypes=["float64", "float32", "bfloat16", "float16"],
         priority=0,

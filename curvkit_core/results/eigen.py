@@ -32,6 +32,12 @@ class EigenResult:
         Of the start vector; None where it was given.
     which : str
         The end of the spectrum that was asked for.
+    status : {"converged", "noise", "stopped", ""}
+        Why it ended: all pairs have converged; the products or the basis are too coarse for the tolerance, so that
+        going on would be of no use; or a budget was spent. Empty where an algorithm does not say.
+    stderr : Tensor, shape (k,), or None
+        One standard error of each eigenvalue over the batches of a stochastic operator; None where the operator is one
+        matrix.
     error_covers : str
         In words, what ``residuals`` covers.
     info : ResultInfo or None
@@ -45,7 +51,10 @@ class EigenResult:
     num_matvecs: int
     seed: int | None = None
     which: str = "LA"
+    status: str = ""
+    stderr: Tensor | None = None
     error_covers: str = (
-        "residual norm of each pair: rounding in the products and vectors is included, sampling of the data is not"
+        "residual norm of each pair: rounding in the products and vectors is included, sampling of the data is not; "
+        "a repeated eigenvalue may be given fewer times than it is there"
     )
     info: ResultInfo | None = None

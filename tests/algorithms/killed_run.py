@@ -2,9 +2,9 @@
 
     python killed_run.py FOLDER KILLS
 
-Runs once to the end; then, `KILLS` times, starts afresh in a folder of its own, is killed (SIGKILL) after a random share
-of the time that a whole run takes, and goes on from what it left. Prints a JSON line: how many were killed in the middle
-of their work, how many products those had saved, and how many of the results were bit for bit the whole run's.
+Runs once to the end; then, `KILLS` times, starts afresh in a folder of its own, is killed (SIGKILL) after a random
+share of the time that a whole run takes, and goes on from what it left. Prints a JSON line: how many were killed in the
+middle of their work, how many products those had saved, and how many of the results were bit for bit the whole run's.
 Children are forked, so that torch is imported once.
 """
 

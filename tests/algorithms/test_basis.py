@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from pathlib import Path
 
 import pytest
@@ -109,7 +108,7 @@ def test_a_basis_on_disk_has_no_name_and_goes_with_its_owner(tmp_path: Path) -> 
         del basis
         gc.collect()
         assert str(tmp_path) not in maps.read_text()
-    assert os.listdir(tmp_path) == [] and len(rows) == 7
+    assert list(tmp_path.iterdir()) == [] and len(rows) == 7
 
 
 def test_a_full_basis_takes_no_more() -> None:

@@ -5,36 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import F64, symmetric_matrix
+from eigsh_cases import SPECTRA, operator, true_residuals, wanted
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from curvkit_core import LambdaOperator, eigsh
-
-
-def operator(A: Tensor, dtype: torch.dtype | None = None) -> LambdaOperator:
-    A = A.to(dtype or A.dtype)
-    return LambdaOperator(lambda v: A @ v, len(A), dtype=A.dtype)
-
-
-def wanted(eigenvalues: Tensor, which: str, k: int) -> Tensor:
-    """The k wanted ones of a dense spectrum, in the order that a result has."""
-    up = eigenvalues.sort().values
-    if which == "LA":
-        return up.flip(0)[:k]
-    if which == "SA":
-        return up[:k]
-    if which == "LM":
-        return up[up.abs().argsort(descending=True)][:k]
-    high = (k + 1) // 2
-    return torch.cat([up[: k - high], up[len(up) - high :]])
-
-
-SPECTRA = {
-    "spread": torch.linspace(-3, 5, 60, dtype=F64),
-    "outliers": torch.cat([torch.linspace(0, 1, 57, dtype=F64), torch.tensor([10.0, 20.0, 40.0], dtype=F64)]),
-    "negative": -(torch.linspace(1, 9, 60, dtype=F64) ** 2),
-    "power-law": torch.arange(1, 61, dtype=F64) ** -2.0,
-    "low-rank": torch.cat([torch.zeros(56, dtype=F64), torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=F64)]),
-}
+from curvkit_core.algorithms import NonFiniteProductError
 
 
 @pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
@@ -114,16 +91,6 @@ def test_n_of_four_million_keeps_six_digits() -> None:
     assert result.converged.all()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_operators_are_taken(dtype: torch.dtype) -> None:
-    """X31: the operator rounds its argument and result to 2^-8 or 2^-11; vectors are float32."""
-    A = symmetric_matrix(SPECTRA["outliers"])
-    result = eigsh(operator(A, dtype), k=3, tol=1e-2, seed=0)
-    tol = 4 * torch.finfo(dtype).eps * 40.0
-    assert result.eigenvectors.dtype == torch.float32
-    assert (result.eigenvalues - torch.tensor([40.0, 20.0, 10.0], dtype=F64)).abs().max() <= tol
-
-
 def test_the_count_of_products_is_the_operators_own() -> None:
     """A3, and never more than max_matvecs; what has not converged says so."""
     A = symmetric_matrix(torch.linspace(0, 1, 200, dtype=F64))
@@ -140,15 +107,6 @@ def test_fewer_products_than_pairs_gives_what_there_is() -> None:
     result = eigsh(operator(A), k=4, max_matvecs=2, seed=0)
     assert len(result.eigenvalues) == 2
     assert not result.converged.any()
-
-
-def test_result_right_after_a_restart_is_right() -> None:
-    """Stopped at every possible product: the bounds hold each time."""
-    A = symmetric_matrix(SPECTRA["spread"])
-    for budget in range(1, 60):
-        result = eigsh(operator(A), k=4, ncv=12, tol=1e-13, max_matvecs=budget, seed=0)
-        residuals = (result.eigenvectors @ A - result.eigenvalues[:, None] * result.eigenvectors).norm(dim=1)
-        assert (residuals <= result.residuals * 1.001).all(), budget
 
 
 def test_start_vector_is_used_and_checked() -> None:
@@ -189,3 +147,123 @@ def test_options_out_of_range_are_named() -> None:
         eigsh(op, seed=-1)
     with pytest.raises(ValueError, match="Eigsh needs a symmetric operator"):
         eigsh(LambdaOperator(lambda v: v, 5, symmetric=False))
+
+
+SCALES = [1e-20, 1e-6, 1.0, 1e20]
+
+
+@st.composite
+def spectra(draw: st.DrawFn) -> tuple[str, Tensor]:
+    """A kind and eigenvalues, ascending: n from 1 to 36, of magnitude 1e-20 to 1e20."""
+    kind = draw(st.sampled_from(["uniform", "clustered", "repeated", "low-rank", "negative", "wild"]))
+    n = draw(st.integers(1, 36))
+    values = torch.rand(n, dtype=F64, generator=torch.Generator().manual_seed(draw(st.integers(0, 2**31)))) * 2 - 1
+    if kind == "clustered":  # three clusters of width 1e-5
+        values = torch.tensor([-1.0, 0.5, 1.0], dtype=F64)[torch.arange(n) % 3] + 1e-5 * values
+    elif kind == "repeated":
+        values = torch.tensor([-1.0, 0.0, 0.25, 1.0, 0.5], dtype=F64)[torch.arange(n) % 5]
+    elif kind == "low-rank":
+        values[n // 4 :] = 0.0
+    elif kind == "negative":
+        values = -values.abs() - 0.1
+    elif kind == "wild":  # from 1e-20 to 1e20 in one operator
+        values = 10.0 ** (20.0 * values)
+    return kind, values.sort().values * draw(st.sampled_from(SCALES if kind != "wild" else [1.0]))
+
+
+@given(drawn=spectra(), which=st.sampled_from(["LA", "SA", "LM", "BE"]), share=st.floats(0, 1), seed=st.integers(0, 99))
+@example(drawn=("uniform", torch.ones(1, dtype=F64)), which="LA", share=1.0, seed=0)
+@settings(max_examples=100, deadline=None)
+def test_any_spectrum_agrees_with_its_dense_decomposition(
+    drawn: tuple[str, Tensor], which: str, share: float, seed: int
+) -> None:
+    """Each pair is one of A to its bound, none is given more often than it is there, no value in between is left out.
+
+    Copies of a repeated value may be missing, and come in the dense order otherwise.
+    """
+    kind, spectrum = drawn
+    n = len(spectrum)
+    k = max(1, round(share * n))
+    A = symmetric_matrix(spectrum)
+    count = []
+    op = LambdaOperator(lambda v: (count.append(1), A @ v)[1], n, dtype=F64)
+    result = eigsh(op, k=k, which=which, tol=1e-10, seed=seed)
+    scale = float(spectrum.abs().max())
+    tol = 1e-8 * scale  # residuals of 1e-10 times eigenvalues, and gaps of 1e-5 and more, or none
+    assert len(count) == result.num_matvecs < 1000
+    assert result.status == "converged" and result.converged.all()
+    assert (true_residuals(result, A) <= result.residuals * 1.01).all()
+    assert (result.eigenvectors @ result.eigenvectors.mT - torch.eye(k, dtype=F64)).abs().max() <= 1e-12
+
+    def agrees(values: Tensor) -> bool:
+        expected = wanted(spectrum, which, k)
+        if kind not in ("repeated", "low-rank"):
+            return bool((values.sort().values - expected.sort().values).abs().max() <= tol)
+        times = [int(((values - v).abs() <= tol).sum()) for v in values]
+        there = [int(((spectrum - v).abs() <= tol).sum()) for v in values]
+        distinct = spectrum.unique()
+        found = [bool(((values - v).abs() <= tol).any()) for v in distinct]
+        if which == "SA":
+            found = found[::-1]
+        complete = which in ("LM", "BE") or all(found[len(found) - sum(found) :])
+        return all(a <= b for a, b in zip(times, there, strict=True)) and complete
+
+    assert agrees(result.eigenvalues)
+    assert scale == 0.0 or not agrees(result.eigenvalues + 1e-3 * scale)
+
+
+def test_a_repeated_eigenvalue_needs_a_block_or_luck() -> None:
+    """5 is there three times: once is what one start vector is sure to see, and the result says so."""
+    spectrum = torch.cat([torch.linspace(0, 1, 297, dtype=F64), torch.full((3,), 5.0, dtype=F64)])
+    result = eigsh(LambdaOperator(lambda v: spectrum * v, 300, dtype=F64), k=3, seed=0)
+    fives = int((result.eigenvalues - 5.0).abs().le(1e-8).sum())
+    assert 1 <= fives <= 3
+    assert "fewer times than it is there" in result.info.error_covers
+    assert float(result.eigenvalues[fives:].max(dim=0).values if fives < 3 else 0.0) <= 1.0 + 1e-8
+
+
+def test_an_invariant_start_does_not_end_the_search() -> None:
+    """A start in the span of ncv eigenvectors without the largest: its breakdown comes when the basis is full."""
+    spectrum = torch.arange(1, 101, dtype=F64)
+    start = torch.zeros(100, dtype=F64)
+    start[40:46] = 1.0
+    op = LambdaOperator(lambda v: spectrum * v, 100, dtype=F64)
+    result = eigsh(op, k=2, ncv=6, start=start, tol=1e-8)
+    assert (result.eigenvalues - torch.tensor([100.0, 99.0], dtype=F64)).abs().max() <= 1e-6
+    assert result.num_matvecs > 6
+
+
+def test_several_start_rows_are_a_warm_start() -> None:
+    """The eigenvectors of a nearby operator save products; every one of their directions is in the sum."""
+    generator = torch.Generator().manual_seed(1)
+    n = 300
+    A = symmetric_matrix(torch.cat([torch.linspace(0, 8, n - 5, dtype=F64), torch.linspace(10, 14, 5, dtype=F64)]))
+    E = torch.randn(n, n, dtype=F64, generator=generator) * 1e-4
+    before = eigsh(operator(A), k=5, tol=1e-6, seed=0)
+    cold = eigsh(operator(A + (E + E.mT) / 2), k=5, tol=1e-6, seed=0)
+    warm = eigsh(operator(A + (E + E.mT) / 2), k=5, tol=1e-6, start=before.eigenvectors)
+    assert warm.converged.all() and cold.converged.all()
+    assert warm.num_matvecs < cold.num_matvecs
+    assert (warm.eigenvalues - cold.eigenvalues).abs().max() <= 1e-6
+    with pytest.raises(ValueError, match=r"start has rows of norm \[1.0, 0.0\]: expected finite vectors, none"):
+        eigsh(operator(A), k=5, start=torch.eye(2, n, dtype=F64) * torch.tensor([[1.0], [0.0]]))
+
+
+def test_a_product_that_is_not_finite_in_the_middle() -> None:
+    """Which product and which element."""
+    calls: list[int] = []
+
+    def product(v: Tensor) -> Tensor:
+        calls.append(1)
+        return torch.where(torch.arange(50) == 17, torch.inf, v) if len(calls) == 9 else torch.arange(50.0) * v
+
+    with pytest.raises(NonFiniteProductError, match="product 9 of LambdaOperator.* first in element 17"):
+        eigsh(LambdaOperator(product, 50), k=3, seed=0)
+
+
+def test_partial_reorthogonalization_refuses_a_rounded_basis() -> None:
+    """Its estimate would claim residuals that are not there."""
+    op = operator(symmetric_matrix(SPECTRA["spread"]))
+    with pytest.raises(ValueError, match="reorthogonalize='partial' with basis_dtype='bfloat16'"):
+        eigsh(op, k=2, reorthogonalize="partial", basis_dtype="bfloat16")
+    assert eigsh(op, k=2, reorthogonalize="partial", basis_dtype="float64", seed=0).converged.all()

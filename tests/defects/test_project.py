@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import curvkit_core
+from curvkit_core.algorithms import DriverOptions
 
 ROOT = Path(__file__).parents[2]
 BLOCK = 80_000_000  # bytes of the tensor that a measurement of memory has to see
@@ -98,6 +99,19 @@ SIGNATURES = {
     "eigsh": "op, *, k, which, tol, ncv, max_matvecs, seed, start, on_progress",
     "trace": "op, *, method, num_matvecs, probes, seed, on_progress",
     "spectral_density": "op, *, method, num_probes, steps, sigma, grid_size, probes, seed, on_progress",
+    "block_lanczos": "op, *, k, which, block_size, tol, ncv, max_matvecs, seed, start, checkpoint, resume",
+    "lobpcg": "op, *, k, which, tol, max_matvecs, seed, start, preconditioner, checkpoint, resume",
+    "power_iteration": "op, *, k, tol, momentum, max_matvecs, seed, start, checkpoint, resume",
+    "lanczos_tridiagonal": "op, *, steps, seed, start, checkpoint, resume",
+    "spectral_norm": "op, *, tol, max_matvecs, seed, start, checkpoint, resume",
+    "frobenius_norm": "op, *, num_matvecs, tol, probes, seed, checkpoint, resume",
+    "diagonal": "op, *, method, num_matvecs, tol, probes, seed, checkpoint, resume",
+    "solve": "op, b, *, method, damping, tol, max_matvecs, start, preconditioner, checkpoint, resume",
+    "matrix_function": "op, b, *, function, damping, steps, tol, seed, checkpoint, resume",
+    "logdet": "op, *, damping, num_probes, steps, probes, seed, checkpoint, resume",
+    "effective_dimension": "op, *, damping, num_probes, steps, probes, seed, checkpoint, resume",
+    "nystrom": "op, *, rank, oversample, seed, checkpoint, resume",
+    "condition_number": "op, *, damping, tol, ncv, max_matvecs, seed, start, checkpoint, resume",
     "save_result": "result, folder",
     "load_result": "folder",
     "match_names": "",
@@ -114,9 +128,12 @@ def breaks(listed: str, function: Callable[..., Any]) -> list[str]:
     parameters = inspect.signature(function).parameters
     positional, _, keyword = listed.partition("*")
     names = [name.strip() for name in positional.split(",") if name.strip()]
+    passed_on = DriverOptions.__annotations__ if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else {}
     found = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     problems = [f"{found[: len(names)]} for {names}"] if found[: len(names)] != names else []
     for name in (name.strip() for name in keyword.split(",") if name.strip()):
+        if name in passed_on:
+            continue
         if name not in parameters or parameters[name].default is inspect.Parameter.empty:
             problems.append(f"no optional {name}")
     required = [n for n, p in parameters.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY]

@@ -152,7 +152,7 @@ def test_named_backend_and_preferred_kernel_reach_the_problem(data: dict[str, An
     data["auto"] = {"prefer": ["local/ce-hvp"]}
     registry.register_local(_with_priority(registry.kernels.get("local/ce-hvp")))
     prepared = prepare(make_plan(data, registry), registry)
-    assert prepared.kernels == {"ce_hvp": "local/ce-hvp"}
+    assert prepared.kernels == {"ce_hvp": "local/ce-hvp", "linear_ce": "core/linear-ce"}
     assert "kernel ce_hvp: local/ce-hvp" in prepared.notes
     assert prepared.problem.kernels.ce_hvp.__name__ == "other_ce_hvp"
     assert prepared.problem.backend.counts == []
