@@ -110,9 +110,7 @@ class Basis:
 
     def stored(self, low: int, high: int) -> Tensor:
         """Rows `low` to `high` as they are stored, copied to host memory: what a checkpoint writes."""
-        found = [
-            block[max(low - start, 0) : max(high - start, 0)] for start, block in self._placed() if start < high
-        ]
+        found = [block[max(low - start, 0) : max(high - start, 0)] for start, block in self._placed() if start < high]
         return torch.cat([part.to("cpu") for part in found])
 
     def gram(self, space: VectorSpace, W: Tensor, size: int | None = None) -> Tensor:

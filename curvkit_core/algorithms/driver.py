@@ -166,6 +166,8 @@ def run(
             except KeyboardInterrupt:
                 interrupted = "keyboard"
                 break
+            if AV.untyped_storage().data_ptr() == V.untyped_storage().data_ptr():
+                AV = AV.clone()  # an identity: the algorithm may overwrite its products, not its vectors
             matvecs, made = matvecs + V.shape[0], made + V.shape[0]
             _check_finite(AV, op, matvecs)
             with pending.deferred():

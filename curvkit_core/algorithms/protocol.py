@@ -49,7 +49,10 @@ class Algorithm(Protocol):
         ...
 
     def tell(self, space: VectorSpace, state: Any, V: Tensor, AV: Tensor) -> Any:
-        """Take in the products AV of the rows V that were asked. Consumes the old state and may reuse its buffers."""
+        """Take in the products AV of the rows V that were asked.
+
+        Consumes the old state and AV, and may reuse their buffers; V may be the state's own and is left as it is.
+        """
         ...
 
     def result(self, space: VectorSpace, state: Any) -> Any:

@@ -8,6 +8,7 @@ _WHERE = {
     "ComputesUnitLosses": "curvkit_core.losses.protocol",
     "CrossEntropyLoss": "curvkit_core.losses.cross_entropy",
     "GivesGGN": "curvkit_core.losses.protocol",
+    "LinearCrossEntropyLoss": "curvkit_core.losses.linear_cross_entropy",
     "LossAdapter": "curvkit_core.losses.protocol",
     "MSELoss": "curvkit_core.losses.mse",
     "PreparesSecondOrder": "curvkit_core.losses.protocol",
@@ -18,6 +19,7 @@ _WHERE = {
     "as_loss_adapter": "curvkit_core.losses.from_torch",
     "build_bce_with_logits": "curvkit_core.losses.build",
     "build_cross_entropy": "curvkit_core.losses.build",
+    "build_linear_cross_entropy": "curvkit_core.losses.build",
     "build_mse": "curvkit_core.losses.build",
 }
 __all__ = list(_WHERE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -40,14 +40,7 @@ class BatchLayout:
 
     def run(self, model: nn.Module, batch: Any) -> Tensor:
         """Call the model on the batch's inputs and give its output tensor (or its output's ``.logits``)."""
-        fields = _fields(batch)
-        if fields is None:
-            out = model(*batch[:-1])
-        elif self.inputs is not None:
-            out = model(*(_entry(fields, key) for key in self.inputs))
-        else:
-            target = self._target_key(fields)
-            out = model(**{key: value for key, value in fields.items() if key != target})
+        out = self.call(model, batch)
         out = getattr(out, "logits", out)
         if not isinstance(out, Tensor):
             msg = (
@@ -58,6 +51,16 @@ class BatchLayout:
             )
             raise TypeError(msg)
         return out
+
+    def call(self, fn: Callable[..., Any], batch: Any) -> Any:
+        """What `fn` gives for the batch's inputs."""
+        fields = _fields(batch)
+        if fields is None:
+            return fn(*batch[:-1])
+        if self.inputs is not None:
+            return fn(*(_entry(fields, key) for key in self.inputs))
+        target = self._target_key(fields)
+        return fn(**{key: value for key, value in fields.items() if key != target})
 
     def _target_key(self, fields: Mapping[str, Any]) -> str:
         for key in (self.target,) if self.target is not None else _TARGET_KEYS:

@@ -43,7 +43,10 @@ class LinearMap(ABC):
 
     @abstractmethod
     def rows_product(self, V: Tensor) -> Tensor:
-        """A times each row of V: (k, n) of the domain in, (k, m) of the codomain out. `V` must not be changed."""
+        """A times each row of V: (k, n) of the domain in, (k, m) of the codomain out.
+
+        `V` must not be changed; the result is the caller's to overwrite.
+        """
 
     def transposed(self) -> LinearMap | None:
         """A^T, or None where it is not known."""

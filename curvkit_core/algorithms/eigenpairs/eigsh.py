@@ -1,0 +1,406 @@
+r"""Eigenpairs at an end of the spectrum by thick-restart Lanczos [1]_.
+
+The basis grows by one product a step to `ncv` vectors; then the best Ritz vectors are kept, the next vector follows
+them, and it grows again. A pair that has converged is among the kept rows and stays there: what comes later is
+orthogonal to it, so it is neither lost nor found again. Every row is orthogonal to all before it, so there are no
+ghosts. At a breakdown (an invariant subspace) a random orthogonal vector goes on: k pairs come out of an operator of
+lower rank, too.
+
+One product more, of the first Ritz vector at the first restart, measures what the products are good for: an operator in
+bfloat16 gives residuals of 1e-2 that no recurrence sees.
+
+References
+----------
+.. [1] Wu, Simon, SIAM J. Matrix Anal. Appl. 22(2), 2000, 602-616.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Unpack
+
+import torch
+from attrs import define, field, frozen, validators
+from torch import Tensor
+
+from curvkit_core.algorithms.basis import BASIS_DTYPES, BASIS_STORAGES, Basis
+from curvkit_core.algorithms.driver import DriverOptions, run
+from curvkit_core.algorithms.eigenpairs.krylov import BREAKDOWN, free_from, fresh_row, start_sum, three_term
+from curvkit_core.algorithms.eigenpairs.reorthogonalization import REORTHOGONALIZE, Overlaps
+from curvkit_core.algorithms.eigenpairs.residual_bounds import ResidualBounds
+from curvkit_core.algorithms.eigenpairs.wanted import ENDS, wanted_first
+from curvkit_core.algorithms.protocol import Progress
+from curvkit_core.algorithms.seeds import fresh_seed, is_seed
+from curvkit_core.backends import VectorSpace
+from curvkit_core.operators import CurvatureOperator
+from curvkit_core.results.types import EigenResult
+
+__all__ = ["Eigsh", "eigsh"]
+
+
+@define(kw_only=True)
+class EigshState:
+    """Basis rows Q, all multiplied, and the `row` that follows them; T = Q A Q^T, with the row's couplings known.
+
+    `coupling` is the norm of what the last product left outside the basis: the bound on every residual. Right after a
+    restart (`kept` rows are all there are) the residuals are in `kept_residuals` instead. `taken` is the norm of all
+    that reorthogonalisation took away, which T leaves out; `noise` what the product of `probe`, the first Ritz vector
+    at the first restart, differed by from what T says, None before. Until then `spread` stands in: what
+    reorthogonalisation found in the basis's directions, as if there were as much in all n.
+    """
+
+    seed: int
+    given_start: bool
+    basis: Basis
+    row: Tensor
+    projected: Tensor
+    overlaps: Overlaps | None
+    kept_residuals: Tensor
+    kept: int = 0
+    coupling: float = 0.0
+    scale: float = 0.0
+    taken: float = 0.0
+    noise: float | None = None
+    spread: float = 0.0
+    probe: Tensor | None = None
+    num_matvecs: int = 0
+    breakdowns: int = 0
+    num_converged: int = 0
+    done: bool = False
+    finished: bool = False
+
+
+@frozen(kw_only=True)
+class Eigsh:
+    """Thick-restart Lanczos for symmetric operators. Holds `ncv` + 1 vectors, and two more while a product is taken in.
+
+    Parameters
+    ----------
+    k : int, at least 1
+        Eigenpairs wanted.
+    which : {"LA", "SA", "LM", "BE"}
+        Largest, smallest, largest in magnitude, or half from each end.
+    tol : float, at least 0
+        A pair has converged when its residual is below `tol` times its eigenvalue's magnitude, or at rounding level.
+    ncv : int or None
+        Vectors in the basis; None: max(2 k + 1, k + 20), at most n.
+    max_matvecs : int, at least 1
+        Products after which it stops, converged or not.
+    reorthogonalize : {"full", "partial"}
+        Each row against the whole basis, or only where the estimate of lost orthogonality asks for it. The estimate
+        takes products for exact to rounding: residuals of an operator that computes in bfloat16 or float16 are then too
+        small, and a basis in a lower dtype is refused.
+    basis_storage : {"device", "host", "disk"}
+        Where the basis lies.
+    basis_dtype : {None, "float64", "float32", "bfloat16", "float16"}
+        In which precision; None: the vectors' own.
+    seed : int or None
+        Of the start vector; None draws one and records it.
+    """
+
+    needs_symmetric = True
+
+    k: int = field(default=6, validator=validators.ge(1))
+    which: str = field(default="LA", validator=validators.in_(ENDS))
+    tol: float = field(default=1e-4, validator=validators.ge(0.0))
+    ncv: int | None = field(default=None, validator=validators.optional(validators.ge(2)))
+    max_matvecs: int = field(default=1000, validator=validators.ge(1))
+    reorthogonalize: str = field(default="full", validator=validators.in_(REORTHOGONALIZE))
+    basis_storage: str = field(default="device", validator=validators.in_(BASIS_STORAGES))
+    basis_dtype: str | None = field(default=None, validator=validators.in_(BASIS_DTYPES))
+    seed: int | None = field(default=None, validator=is_seed)
+
+    def init(self, space: VectorSpace, *, start: Tensor | None = None) -> EigshState:
+        """Lay out the basis and its first vector."""
+        if self.k > space.n:
+            msg = f"k={self.k} is out of range: expected 1 <= k <= {space.n}, the operator's size. Pass a smaller k."
+            raise ValueError(msg)
+        ncv = self._basis_size(space.n)
+        if ncv <= self.k and ncv < space.n:
+            msg = f"ncv={ncv} is too small for k={self.k}: expected k < ncv <= {space.n}. Leave it out for the default."
+            raise ValueError(msg)
+        own = str(space.dtype).removeprefix("torch.")
+        if self.reorthogonalize == "partial" and self.basis_dtype not in (None, own):
+            msg = (
+                f"reorthogonalize='partial' with basis_dtype={self.basis_dtype!r}: the estimate of lost orthogonality "
+                "knows nothing of rounded rows. Expected reorthogonalize='full', or no basis_dtype."
+            )
+            raise ValueError(msg)
+        seed = fresh_seed(self.seed)
+        basis = Basis.allocate(space, ncv, leading=self.k, storage=self.basis_storage, dtype=self.basis_dtype)
+        return EigshState(
+            seed=seed,
+            given_start=start is not None,
+            basis=basis,
+            row=self._rounded(start_sum(space, start, seed)),
+            projected=torch.zeros((ncv, ncv), dtype=torch.float64),
+            overlaps=Overlaps.empty(ncv + 1) if self.reorthogonalize == "partial" else None,
+            kept_residuals=torch.zeros(0, dtype=torch.float64),
+        )
+
+    def ask(self, state: EigshState, max_rows: int) -> Tensor | None:
+        """The newest basis vector; once, after the first restart, the first Ritz vector."""
+        if state.done:
+            return None
+        return state.row if state.probe is None else state.probe
+
+    def tell(self, space: VectorSpace, state: EigshState, V: Tensor, AV: Tensor) -> EigshState:
+        """Project, orthogonalise, extend the basis; at its full length stop or restart."""
+        state.num_matvecs += 1
+        probed = state.probe is not None
+        if probed:
+            self._measure_noise(space, state, V, AV)
+        else:
+            self._extend(space, state, AV)
+        full = state.basis.size == len(state.projected)
+        if full or probed:
+            theta, S, residuals = self._ritz(state)
+            bounds = self._bounds(space, state)
+            state.num_converged = int(bounds.converged(theta, residuals)[: self.k].sum())
+            # a first breakdown at the very end has shown nothing of what lies outside an invariant subspace
+            closed = state.coupling == 0.0 and state.breakdowns == 1
+            settled = bool(bounds.settled(theta, residuals)[: self.k].all())
+            state.done = state.basis.size == space.n or (settled and state.noise is not None and not closed)
+            if full and not state.done and state.num_matvecs < self.max_matvecs:
+                m = state.basis.size
+                # the k wanted, and half as many of the rest as there is room for
+                self._keep(space, state, theta, S, residuals, min(m - 1, self.k + max(1, (m - self.k) // 2)))
+                if state.noise is None:
+                    state.probe = state.basis.rows(space, 0, 1)
+        state.done = state.done or state.num_matvecs >= self.max_matvecs
+        return state
+
+    def finish(self, space: VectorSpace, state: EigshState) -> EigshState:
+        """Turn the basis into the eigenvectors, in place, and let go of the rest."""
+        theta, S, residuals = self._ritz(state)
+        k = min(self.k, len(theta))
+        order = self._shown(theta, k)
+        state.probe, state.row = None, space.zeros(0)
+        self._keep(space, state, theta[order], S[:, order], residuals[order], k)
+        _normalize(space, state.basis.release(space, k))
+        state.done = state.finished = True
+        return state
+
+    def result(self, space: VectorSpace, state: EigshState) -> EigenResult:
+        """The best pairs so far, fewer than k if fewer products than k were made."""
+        theta, S, residuals = self._ritz(state)
+        if state.finished:
+            vectors = state.basis.rows(space, 0, state.basis.size)
+        else:
+            order = self._shown(theta, min(self.k, len(theta)))
+            theta, residuals = theta[order], residuals[order]
+            vectors = _normalize(space, state.basis.combine(space, S[:, order].mT))
+        bounds = self._bounds(space, state)
+        return EigenResult(
+            eigenvalues=theta,
+            eigenvectors=vectors,
+            residuals=bounds.honest(residuals),
+            converged=bounds.converged(theta, residuals),
+            num_matvecs=state.num_matvecs,
+            seed=None if state.given_start else state.seed,
+            which=self.which,
+            status=bounds.status(theta, residuals, self.k),
+        )
+
+    def progress(self, state: EigshState) -> Progress:
+        """Products; the end is known only by its bound."""
+        return Progress(done=state.num_matvecs, note=f"{state.num_converged} of {self.k} converged")
+
+    def _basis_size(self, n: int) -> int:
+        return min(n, max(2 * self.k + 1, self.k + 20) if self.ncv is None else self.ncv)
+
+    def _extend(self, space: VectorSpace, state: EigshState, AV: Tensor) -> None:
+        """One Lanczos step: the row joins the basis, its product gives T's next column and the next row."""
+        basis, T, j = state.basis, state.projected, state.basis.size
+        known = T[:j, j]
+        w, alpha = three_term(space, basis, known, state.row, AV)
+        basis.append(state.row)
+        T[j, j] = alpha
+        column = math.hypot(alpha, float(known.norm()))
+        taken, beta = self._reorthogonalize(space, state, w, column)
+        state.taken = math.hypot(state.taken, taken)
+        if j:  # the first product is orthogonal to the one row there is, by its alpha
+            state.spread = max(state.spread, taken * (space.n / (j + 1)) ** 0.5)
+        state.scale = max(state.scale, math.hypot(column, beta))
+        if basis.size == space.n:
+            state.coupling = 0.0
+        elif beta <= BREAKDOWN * space.eps * state.scale:
+            state.coupling = 0.0
+            state.breakdowns += 1
+            state.row = self._rounded(fresh_row(space, state.seed, state.breakdowns, basis))
+        else:
+            state.coupling = beta
+            state.row = self._rounded(w.div_(beta))
+        if j + 1 < len(T):
+            T[j, j + 1] = T[j + 1, j] = state.coupling
+
+    def _reorthogonalize(self, space: VectorSpace, state: EigshState, w: Tensor, column: float) -> tuple[float, float]:
+        """What was taken away, and the norm of what is left of `w`."""
+        if state.overlaps is not None:
+            size = state.basis.size
+            beta = float(space.norms(w)[0])
+            scale = max(state.scale, math.hypot(column, beta))
+            broken = beta <= BREAKDOWN * space.eps * scale
+            if not broken and not state.overlaps.due(state.projected[:size, :size], beta, scale, space.eps):
+                return 0.0, beta
+            state.overlaps.cleared(size, space.eps)
+        return free_from(space, state.basis, w)
+
+    def _measure_noise(self, space: VectorSpace, state: EigshState, V: Tensor, AV: Tensor) -> None:
+        """The norm of A q - theta q - sigma row for the first row q, which T says is zero."""
+        gap = torch.add(AV, V, alpha=-float(state.projected[0, 0]))
+        gap.add_(state.row, alpha=-float(state.projected[0, state.kept]))
+        state.noise = float(space.norms(gap)[0])
+        state.probe = None
+
+    def _keep(
+        self, space: VectorSpace, state: EigshState, theta: Tensor, S: Tensor, residuals: Tensor, keep: int
+    ) -> None:
+        """The first `keep` of these Ritz vectors become the basis."""
+        m = len(S)
+        S = S[:, :keep]
+        if torch.equal(S, torch.eye(m, dtype=S.dtype)[:, :keep]):
+            state.basis.truncate(keep)
+        else:
+            state.basis.rotate(space, S.mT)
+        if state.overlaps is not None:
+            state.overlaps.rotate(S)
+        T = state.projected
+        coupled = state.coupling * S[-1] if m != state.kept else T[:m, m] @ S
+        T.zero_()
+        T[:keep, :keep] = theta[:keep].diag()
+        if keep < len(T):
+            T[:keep, keep] = T[keep, :keep] = coupled
+        state.kept_residuals = residuals[:keep]
+        state.kept = keep
+
+    def _ritz(self, state: EigshState) -> tuple[Tensor, Tensor, Tensor]:
+        """Ritz values, most wanted first, their coordinates (columns) and residual bounds."""
+        m = state.basis.size
+        T = state.projected[:m, :m]
+        if m == state.kept:  # T is diagonal
+            S = torch.eye(m, dtype=T.dtype)
+            return (T.diagonal(), S, state.kept_residuals)
+        theta, S = torch.linalg.eigh(T)
+        order = wanted_first(theta, self.which)
+        return theta[order], S[:, order], state.coupling * S[m - 1, order].abs()
+
+    def _shown(self, theta: Tensor, k: int) -> Tensor:
+        """The first k in the order that results have."""
+        return theta[:k].argsort() if self.which == "BE" else torch.arange(k)
+
+    def _rounded(self, row: Tensor) -> Tensor:
+        """The row as the basis stores it: that is what is multiplied."""
+        if self.basis_dtype is None:
+            return row
+        stored: torch.dtype = getattr(torch, self.basis_dtype)
+        return row.to(stored).to(row.dtype)
+
+    def _bounds(self, space: VectorSpace, state: EigshState) -> ResidualBounds:
+        """The noise was measured for one vector: twice that is taken to hold for all."""
+        noise = state.spread if state.noise is None else state.noise
+        stored = 0.0 if self.basis_dtype is None else torch.finfo(getattr(torch, self.basis_dtype)).eps
+        return ResidualBounds(
+            tol=self.tol,
+            eps=space.eps,
+            scale=state.scale,
+            num_matvecs=state.num_matvecs,
+            coarseness=math.hypot(2.0 * noise, state.taken, stored * state.scale),
+        )
+
+
+def _normalize(space: VectorSpace, rows: Tensor) -> Tensor:
+    norms = space.norms(rows).clamp_min(torch.finfo(torch.float64).tiny)
+    rows /= norms.to(rows)[:, None]
+    return rows
+
+
+def eigsh(
+    op: CurvatureOperator,
+    *,
+    k: int = 6,
+    which: str = "LA",
+    tol: float = 1e-4,
+    ncv: int | None = None,
+    max_matvecs: int = 1000,
+    reorthogonalize: str = "full",
+    basis_storage: str = "device",
+    basis_dtype: str | None = None,
+    seed: int | None = None,
+    start: Tensor | None = None,
+    **driver: Unpack[DriverOptions],
+) -> EigenResult:
+    r"""Eigenpairs :math:`A q = \theta q` at an end of a symmetric operator's spectrum, by thick-restart Lanczos [1]_.
+
+    Parameters
+    ----------
+    op : CurvatureOperator, shape (n, n)
+        Symmetric.
+    k : int, 1 to n
+        Pairs wanted.
+    which : {"LA", "SA", "LM", "BE"}
+        Largest, smallest, largest in magnitude, or half from each end.
+    tol : float, at least 0
+        A pair has converged when its residual is below `tol` times its eigenvalue's magnitude, or at rounding level.
+    ncv : int or None
+        Vectors in the basis, k < ncv <= n; None: max(2 k + 1, k + 20), at most n. At most
+        ncv + 4 vectors are held, the result included, which lies where the basis was.
+    max_matvecs : int, at least 1
+        Products after which it stops, converged or not.
+    reorthogonalize : {"full", "partial"}
+        Each row against the whole basis; or only where the estimate of lost orthogonality asks for it. That saves half
+        of the passes over the basis and more, and costs digits of the residuals: about 6e-6 |A| is the best in float32,
+        2e-12 |A| in float64. Eigenvalues are as good as with ``"full"``.
+    basis_storage : {"device", "host", "disk"}
+        Where the basis lies; off the device a step brings it over, two rows at a time. The k eigenvectors come back to
+        the device.
+    basis_dtype : {None, "float64", "float32", "bfloat16", "float16"}
+        In which precision; None: the vectors' own. Rounded rows limit the residuals: to 8e-3 |A| in bfloat16, 1e-3 |A|
+        in float16.
+    seed : int or None
+        Of the start vector; None draws one and records it.
+    start : Tensor, shape (n,) or (p, n), or None
+        A start of your own, for instance the eigenvectors found before, a little earlier in training. Of several rows
+        the sum is taken, each at norm 1: the Krylov space of a sum of p eigenvectors holds them all after p products.
+    **driver
+        Budgets, progress and checkpoints: the options of :func:`curvkit_core.algorithms.run`.
+
+    Returns
+    -------
+    EigenResult
+        Eigenvalues descending for LA and (in magnitude) LM, ascending for SA and BE; eigenvectors as unit rows;
+        residual bounds; which have converged, and in ``status`` why it ended.
+
+    Raises
+    ------
+    ValueError
+        If the operator is not symmetric, or k or ncv is out of range.
+
+    Notes
+    -----
+    One start vector sees one vector of every eigenspace: further copies of a repeated eigenvalue come in by rounding,
+    or at a breakdown, one after another, and may be missing when all pairs found have converged. No value is given more
+    often than it is there. Where copies matter, use :func:`curvkit_core.block_lanczos` with a block as large as the
+    multiplicity.
+
+    One product, of the first Ritz vector at the first restart, measures how far products can be trusted. Where that is
+    too little for `tol` (operators in bfloat16), the result's ``status`` is ``"noise"`` and `converged` is False.
+
+    References
+    ----------
+    .. [1] Wu, Simon, SIAM J. Matrix Anal. Appl. 22(2), 2000, 602-616.
+    """
+    algorithm = Eigsh(
+        k=k,
+        which=which,
+        tol=tol,
+        ncv=ncv,
+        max_matvecs=max_matvecs,
+        reorthogonalize=reorthogonalize,
+        basis_storage=basis_storage,
+        basis_dtype=basis_dtype,
+        seed=seed,
+    )
+    inputs: dict[str, Any] = {} if start is None else {"start": start}
+    result: EigenResult = run(algorithm, op, inputs=inputs, **driver)
+    return result

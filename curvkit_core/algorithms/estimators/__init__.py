@@ -1,0 +1,1 @@
+"""Estimates by random probes: trace, diagonal, Frobenius norm, each with its standard error."""

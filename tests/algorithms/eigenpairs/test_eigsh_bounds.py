@@ -1,0 +1,149 @@
+"""Residual bounds of eigsh are honest: at every stop, with noisy products, coarse bases, lost orthogonality."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+from cases import F64, symmetric_matrix
+from eigsh_cases import SPECTRA, drive, operator, separate, true_residuals
+
+from curvkit_core import eigsh
+from curvkit_core.algorithms import Eigsh
+from curvkit_core.algorithms.eigenpairs.krylov import free_from
+
+ALL_OPTIONS = [
+    {},
+    {"reorthogonalize": "partial"},
+    {"basis_storage": "host"},
+    {"basis_storage": "disk"},
+    {"basis_dtype": "float32"},
+    {"basis_dtype": "bfloat16"},
+]
+
+
+@pytest.mark.parametrize("options", ALL_OPTIONS, ids=str)
+def test_bounds_hold_at_every_possible_stop(options: dict[str, str]) -> None:
+    """Before the basis is full, right after a restart, after the noise was measured: |A q - theta q| <= bound."""
+    A = symmetric_matrix(SPECTRA["spread"])
+    op = operator(A)
+    algorithm = Eigsh(k=4, ncv=12, tol=1e-13, max_matvecs=60, seed=0, **options)
+    for number, state in enumerate(drive(algorithm, op), start=1):
+        for ended in (state, algorithm.finish(op.space, separate(state))):
+            result = algorithm.result(op.space, ended)
+            truth = true_residuals(result, A)
+            assert (truth <= result.residuals * 1.001).all(), number
+            assert not (truth <= 1e-3 * result.residuals).all()
+        assert result.num_matvecs == number
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["outliers", "power-law", "spread"])
+def test_partial_reorthogonalisation_costs_no_digit_of_a_value(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eigenvalues to rounding as with full, against a dense decomposition, at half of the passes; without any they go.
+
+    Values have errors of residual^2 / gap, below rounding here, and of rounding: 10 eps |A|.
+    """
+    spectrum = torch.cat([torch.linspace(0.0, 1.0, 340, dtype=F64), SPECTRA[name].abs() + 1.0])
+    A = symmetric_matrix(spectrum).to(dtype)
+    exact = torch.linalg.eigvalsh(A.double()).flip(0)[:5]
+    passes: list[int] = []
+
+    def counted(*args: Any) -> tuple[float, float]:
+        passes.append(1)
+        return free_from(*args)
+
+    monkeypatch.setattr(importlib.import_module("curvkit_core.algorithms.eigenpairs.eigsh"), "free_from", counted)
+
+    def solve(mode: str, tol: float = 1e-4) -> tuple[float, bool]:
+        passes.clear()
+        result = eigsh(operator(A), k=5, ncv=30, tol=tol, max_matvecs=200, seed=0, reorthogonalize=mode)
+        bounded = (true_residuals(result, A.double()) <= result.residuals * 1.01).all()
+        return float((result.eigenvalues - exact).abs().max() / exact[0]), bool(bounded)
+
+    full, full_bounded = solve("full")
+    all_passes = len(passes)
+    partial, partial_bounded = solve("partial")
+    tol = 10 * torch.finfo(dtype).eps
+    assert full_bounded and partial_bounded
+    assert full <= tol + 1e-7 and partial <= full + tol
+    # outliers 160 times the bulk's beta: rounding alone passes the limit of overlaps in float32, so every row is due
+    assert len(passes) <= all_passes * (1.0 if name == "outliers" and dtype == torch.float32 else 0.7)
+    monkeypatch.setattr("curvkit_core.algorithms.eigenpairs.reorthogonalization._LIMIT", -9.0)
+    lost, _ = solve("partial", tol=0.0)
+    assert not passes
+    assert lost > 1e-3
+
+
+@pytest.mark.parametrize("options", ALL_OPTIONS[2:4], ids=str)
+def test_a_basis_off_the_device_gives_the_same_bits(options: dict[str, str]) -> None:
+    A = symmetric_matrix(SPECTRA["spread"])
+    here = eigsh(operator(A), k=4, ncv=12, seed=0)
+    there = eigsh(operator(A), k=4, ncv=12, seed=0, **options)
+    assert torch.equal(here.eigenvalues, there.eigenvalues)
+    assert torch.equal(here.eigenvectors, there.eigenvectors)
+
+
+@pytest.mark.parametrize(("dtype", "tol"), [("bfloat16", 1e-4), ("float16", 1e-4), ("float32", 1e-9)])
+def test_a_coarse_basis_claims_no_more_than_it_can(dtype: str, tol: float) -> None:
+    """Bounds of eps |A| at least, not converged, and an end; a tolerance above that is reached."""
+    A = symmetric_matrix(SPECTRA["outliers"])
+    coarse = eigsh(operator(A), k=3, tol=tol, basis_dtype=dtype, seed=0)
+    eps = torch.finfo(getattr(torch, dtype)).eps
+    assert coarse.status == "noise" and not coarse.converged.any()
+    assert coarse.num_matvecs < 100
+    assert (coarse.residuals >= eps * 39.0).all()
+    assert (true_residuals(coarse, A) <= coarse.residuals).all()
+    assert true_residuals(coarse, A).max() >= 1e-3 * eps * 40.0
+    fine = eigsh(operator(A), k=1, tol=20 * eps, basis_dtype=dtype, seed=0)
+    assert fine.status == "converged" and fine.converged.all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_operators_are_taken(dtype: torch.dtype) -> None:
+    """X31: the operator rounds its argument and result to 2^-8 or 2^-11; vectors are float32."""
+    A = symmetric_matrix(SPECTRA["outliers"])
+    result = eigsh(operator(A, dtype), k=3, tol=1e-2, seed=0)
+    tol = 4 * torch.finfo(dtype).eps * 40.0
+    assert result.eigenvectors.dtype == torch.float32
+    assert (result.eigenvalues - torch.tensor([40.0, 20.0, 10.0], dtype=F64)).abs().max() <= tol
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_noise_of_the_products_is_in_the_bounds(dtype: torch.dtype) -> None:
+    """Lanczos's own bounds fall to 1e-5 |A| while products are right to 2^-8 or 2^-11: it stops and says why.
+
+    The truth is the rounded matrix in float64, multiplied without rounding.
+    """
+    A = symmetric_matrix(torch.cat([torch.linspace(0, 1, 397, dtype=F64), torch.tensor([10.0, 20.0, 40.0])]))
+    rounded = A.to(dtype).to(F64)
+    result = eigsh(operator(A, dtype), k=3, tol=1e-5, seed=0)
+    truth = true_residuals(result, rounded)
+    assert result.status == "noise" and not result.converged.any()
+    assert result.num_matvecs < 100
+    assert (truth <= result.residuals).all()
+    assert (result.residuals <= 20 * truth.max()).all()
+    assert eigsh(operator(A, dtype), k=1, tol=0.05, seed=0).status == "converged"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n", [60, 400])
+def test_bounds_with_noisy_products_hold_at_every_stop(n: int, dtype: torch.dtype) -> None:
+    """Also before the noise is measured, when Lanczos's own bounds are far below it; those alone would not hold."""
+    A = symmetric_matrix(torch.cat([torch.linspace(0, 1, n - 3, dtype=F64), torch.tensor([10.0, 20.0, 40.0])]))
+    rounded = A.to(dtype).to(F64)
+    algorithm, op = Eigsh(k=3, tol=1e-6, max_matvecs=45, seed=0), operator(A, dtype)
+    plain = []
+    for state in drive(algorithm, op):
+        result = algorithm.result(op.space, state)
+        truth = true_residuals(result, rounded)
+        assert (truth <= result.residuals * 1.001).all(), state.num_matvecs
+        assert not result.converged.any()
+        state = separate(state)
+        state.noise = state.spread = state.taken = 0.0
+        plain.append(bool((truth <= algorithm.result(op.space, state).residuals * 1.001).all()))
+    assert not all(plain)
