@@ -317,14 +317,13 @@ class Minres:
         where = rows.to(AX.device)
         R = state.b[where] - AX
         norms, before, job = space.norms(R), state.checked[rows], state.job[rows]
-        better = (
-            norms < before - space.eps * state.norms[rows] * state.travel[rows]
-        ) | before.isinf()  # by more than its rounding
+        # by more than its rounding: a leap into a null space can look smaller than the least there is
+        better = (norms < before - space.eps * state.norms[rows] * state.travel[rows]) | before.isinf()
         state.x[where] += _column(better.double(), AX) * state.added[where]
         state.lengths[rows] = space.norms(state.x[where])
         state.added[where] = 0.0
         state.travel[rows] = 0.0
-        state.checked[rows] = norms.minimum(before)
+        state.checked[rows] = torch.where(better, norms, before)
         agrees = (job == _DOUBT) & (norms <= _AGREES * state.sizes[rows])
         slow = norms > torch.where(job == _DOUBT, _SLOW_GAIN, _LEAST_GAIN) * before
         stagnated = ~agrees & (~better | (slow & (job != _FLAT)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import F64, relative, symmetric_matrix
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -71,6 +71,7 @@ def test_solutions_of_regular_systems(kind: str, n: int, rows: int, seed: int) -
 
 @settings(max_examples=40)
 @given(kind=st.sampled_from(["low-rank", "zero"]), n=st.integers(2, 25), seed=st.integers(0, 999), inside=st.booleans())
+@example(kind="low-rank", n=10, seed=1, inside=False)  # a leap into the null space looked smaller than the least
 def test_singular_systems_are_solved_or_told(kind: str, n: int, seed: int, inside: bool) -> None:
     """b in the range: solved. Outside: no residual is smaller, to 1e-6, and the status says why."""
     M, b = symmetric_matrix(spectrum(kind, n), seed), rows_of(1, n, seed)
