@@ -63,13 +63,13 @@ def eigenvalue_lines(text: str, n: int, rows: list[dict[str, Any]]) -> list[str]
 
 
 def bookkeeping_lines(found: dict[str, Any]) -> list[str]:
-    """The share, with its range."""
-    shares = found["shares"]
-    return [
-        f"bookkeeping of eigsh: {found['text']}, n = {found['n']:,}, kept GGN, {found['products']} products",
-        f"  {100 * found['share']:.1f} % of the products' time ({100 * min(shares):.1f}-{100 * max(shares):.1f})"
-        f"{'  above the goal' if found['missed'] else ''}",
-    ]
+    """The share of each operator, with its range."""
+    lines = [f"bookkeeping of eigsh: {found['text']}, n = {found['n']:,}, kept graphs, {found['products']} products"]
+    for row in found["rows"]:
+        low, high = 100 * min(row["shares"]), 100 * max(row["shares"])
+        text = f"{100 * row['share']:.1f} % of the products' time ({low:.1f}-{high:.1f})"
+        lines.append(f"  {row['operator']:<28} {text}{'  above the goal' if row['missed'] else ''}")
+    return lines
 
 
 def trace_lines(found: dict[str, Any]) -> list[str]:
@@ -120,7 +120,7 @@ def main() -> int:
         elif part == "bookkeeping":
             found = measure_bookkeeping(small=args.quick, repeats=min(repeats, 3), clock=clock, log=log)
             lines = bookkeeping_lines(found)
-            missed += [part] if found["missed"] else []
+            missed += [f"{part} {row['operator']}" for row in found["rows"] if row["missed"]]
         else:
             found = measure_trace_error(repeats=3 if args.quick else 20, log=log)
             lines = trace_lines(found)

@@ -156,7 +156,8 @@ class _Decoder:
         stored = self.tensor(value[_TENSOR])
         device = torch.device(value["device"])
         if value["strides"] is None:
-            return stored.to(device)
+            # a copy, which is aligned as torch aligns: a file's bytes are not, and a BLAS may round otherwise there
+            return stored.to(device, copy=True)
         laid = torch.empty_strided(tuple(stored.shape), tuple(value["strides"]), dtype=stored.dtype, device=device)
         return laid.copy_(stored)
 

@@ -138,9 +138,7 @@ def test_another_run_is_refused_by_what_differs(tmp_path: Path) -> None:
     before = sorted((p.name, p.read_bytes()) for p in tmp_path.iterdir())
     with pytest.raises(CheckpointError, match=r"of another run\. algorithm.k: 3 there, 4 here"):
         run(Eigsh(k=4, seed=0), counted()[0], checkpoint=tmp_path)
-    with pytest.raises(
-        CheckpointError, match=r"algorithm.type: 'curvkit_core.*eigsh:Eigsh' there"
-    ):
+    with pytest.raises(CheckpointError, match=r"algorithm.type: 'curvkit_core.*eigsh:Eigsh' there"):
         run(Hutchinson(seed=0), counted()[0], checkpoint=tmp_path)
     with pytest.raises(CheckpointError, match=r"inputs.start: None there, 'float64 60"):
         run(Eigsh(k=3, seed=0), counted()[0], inputs={"start": torch.ones(60, dtype=F64)}, checkpoint=tmp_path)

@@ -107,7 +107,8 @@ class HutchPlusPlus:
             state.sketched = torch.cat([state.sketched, space.dots(V, AV)])
             state.basis[state.done : state.done + rows] = AV
         else:
-            state.range_trace += float(space.dots(V, AV).sum())
+            for part in space.dots(V, AV).tolist():  # one by one: the sum does not depend on how rows are grouped
+                state.range_trace += part
         state.done += rows
         if len(state.pending):
             return state

@@ -120,8 +120,10 @@ class Nystrom:
                 state.phase = "error"
         else:
             state.pending = state.pending[len(V) :].clone()
-            rest = AV - space.combine(space.gram(V, state.eigenvectors) * state.eigenvalues, state.eigenvectors)
-            state.squares = torch.cat([state.squares, space.dots(rest, rest)])
+            for v, product in zip(V.split(1), AV.split(1), strict=True):  # so the bits do not depend on the grouping
+                coordinates = space.gram(v, state.eigenvectors) * state.eigenvalues
+                rest = product - space.combine(coordinates, state.eigenvectors)
+                state.squares = torch.cat([state.squares, space.dots(rest, rest)])
         if state.phase == "error" and not state.indefinite and not len(state.pending):
             used = self.rank + self.oversample + len(state.squares)
             count = min(space.comfortable_rows(), self.error_probes - len(state.squares))
