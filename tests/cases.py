@@ -10,11 +10,11 @@ import math
 from collections.abc import Callable
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor, nn
 from torch.nn import functional
 
-from curvkit_core import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, Problem
+from curvkit_core import BCEWithLogitsLoss, CrossEntropyLoss, LinearCrossEntropyLoss, MSELoss, Problem
 
 F64 = torch.float64
 
@@ -33,9 +33,12 @@ class TiedMLP(nn.Module):
             self.again.weight = self.middle.weight
         self.last = nn.Linear(width, outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.norm(self.first(x)))
-        return self.last(torch.tanh(self.again(torch.tanh(self.middle(h)))))
+        return torch.tanh(self.again(torch.tanh(self.middle(h))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.features(x))
 
 
 class SharedConvNet(nn.Module):
@@ -49,12 +52,15 @@ class SharedConvNet(nn.Module):
         self.head = nn.Linear(width, outputs)
         self.again = None if tied else nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         again = self.conv if self.again is None else self.again
         h = torch.tanh(self.lift(x))
         h = h + torch.tanh(self.norm(self.conv(h)))
         h = h + torch.tanh(self.norm(again(h)))
-        return self.head(h.mean((2, 3)))
+        return h.mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
 
 
 class TinyTransformer(nn.Module):
@@ -70,13 +76,23 @@ class TinyTransformer(nn.Module):
         self.unused_head = nn.Linear(width, vocabulary)
         self.head = None if tied else nn.Linear(width, vocabulary, bias=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def features(self, tokens: Tensor) -> Tensor:
         h = self.embed(tokens) + self.position[: tokens.shape[1]]
         q, k, v = (t[:, None] for t in self.qkv(self.norm(h)).chunk(3, dim=-1))
         attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)[:, 0]
-        h = h + self.mix(attended)
+        return (h + self.mix(attended)) / math.sqrt(h.shape[-1])
+
+    def forward(self, tokens: Tensor) -> Tensor:
         head = self.embed if self.head is None else self.head
-        return (h @ head.weight.T / math.sqrt(h.shape[-1])).movedim(-1, 1)
+        return (self.features(tokens) @ head.weight.T).movedim(-1, 1)
+
+
+def head_of(model: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of what makes logits of ``model.features``."""
+    if isinstance(model, TinyTransformer):
+        return (model.embed if model.head is None else model.head).weight, None
+    head = model.last if isinstance(model, TiedMLP) else model.head
+    return head.weight, head.bias
 
 
 @frozen(kw_only=True, eq=False)
@@ -174,12 +190,19 @@ def tiny_transformer(examples: int = 6) -> Case:
     )
 
 
+def without_logits(examples: int = 6) -> Case:
+    """The transformer's loss from its hidden states and the tied head, a row or two at a time."""
+    case = tiny_transformer(examples)
+    return evolve(case, loss=LinearCrossEntropyLoss("features", "embed", chunk_bytes=2 * 2 * 5 * 8))
+
+
 CASES = {
     "tied-mlp": tied_mlp,
     "regression-mlp": regression_mlp,
     "multilabel-mlp": multilabel_mlp,
     "shared-convnet": shared_convnet,
     "tiny-transformer": tiny_transformer,
+    "without-logits": without_logits,
 }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from curvkit_core import LambdaOperator
 from curvkit_core.algorithms import Eigsh
-from curvkit_core.algorithms.eigsh import EigshState
+from curvkit_core.algorithms.eigenpairs.eigsh import EigshState
 from curvkit_core.results import EigenResult
 
 

@@ -20,7 +20,7 @@ from attrs import evolve
 from matvec.cells import CELLS
 from matvec.workloads import WORKLOADS, Workload
 
-__all__ = ["FORWARD", "GRADIENT", "SMALL", "measure_in_child", "measure_peak"]
+__all__ = ["FORWARD", "GRADIENT", "SMALL", "measure_in_child", "measure_peak", "reset_peak", "resident", "trim"]
 
 GRADIENT, FORWARD = "gradient", "forward graph"
 #: A gradient's peak below which the libraries' own buffers hide a product's: such networks are not measured.
@@ -28,13 +28,14 @@ SMALL = 32 * 2**20
 _SCRIPT = Path(__file__).parent.parent / "matvec.py"
 
 
-def _trim() -> None:
+def trim() -> None:
     """Give freed memory back to the system, so that it is not counted twice."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def _resident(field: str = "VmRSS") -> int:
+def resident(field: str = "VmRSS") -> int:
+    """Bytes of this process in memory; ``VmHWM``: the most since the last `reset_peak`."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
@@ -42,7 +43,8 @@ def _resident(field: str = "VmRSS") -> int:
     raise RuntimeError(msg)
 
 
-def _reset_peak() -> None:
+def reset_peak() -> None:
+    """Begin a new high-water mark."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -64,25 +66,25 @@ def measure_peak(workload_name: str, cell_name: str, preflight: str) -> dict[str
 
 def _run(workload: Workload, cell_name: str, *, twice: bool) -> dict[str, int]:
     v = workload.direction()
-    _trim()
-    base = _resident()
-    _reset_peak()
+    trim()
+    base = resident()
+    reset_peak()
     if cell_name == FORWARD:
         graph = workload.forward()
-        _trim()
-        found = {"first": _resident("VmHWM") - base, "peak": _resident("VmHWM") - base, "held": _resident() - base}
+        trim()
+        found = {"first": resident("VmHWM") - base, "peak": resident("VmHWM") - base, "held": resident() - base}
         del graph
         return found
     product = (lambda _: workload.gradient()) if cell_name == GRADIENT else CELLS[cell_name].make(workload)
     product(v)
-    found = {"first": _resident("VmHWM") - base}
+    found = {"first": resident("VmHWM") - base}
     if twice:
-        _trim()
-        _reset_peak()
+        trim()
+        reset_peak()
         product(v)
-        found["peak"] = _resident("VmHWM") - base
-        _trim()
-        found["held"] = _resident() - base
+        found["peak"] = resident("VmHWM") - base
+        trim()
+        found["held"] = resident() - base
     return found
 
 

@@ -71,7 +71,7 @@ class Workload:
 class Block(nn.Module):
     """A pre-norm transformer block; attention written out, so that every tool can differentiate it twice."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, length: int = SEQUENCE) -> None:
         super().__init__()
         self.heads = heads
         self.norm_attention = nn.LayerNorm(width)
@@ -80,7 +80,7 @@ class Block(nn.Module):
         self.norm_mlp = nn.LayerNorm(width)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
-        self.register_buffer("hidden", torch.ones(SEQUENCE, SEQUENCE, dtype=torch.bool).triu(1), persistent=False)
+        self.register_buffer("hidden", torch.ones(length, length, dtype=torch.bool).triu(1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, width) to the same."""
@@ -95,23 +95,30 @@ class Block(nn.Module):
 class GPT2Shape(nn.Module):
     """GPT-2's shape with a tied head. Takes tokens in one row, (B * T,), and gives logits, (B * T, V)."""
 
-    def __init__(self, vocabulary: int, layers: int, width: int, heads: int, *, checkpointed: bool) -> None:
+    def __init__(
+        self, vocabulary: int, layers: int, width: int, heads: int, *, length: int = SEQUENCE, checkpointed: bool
+    ) -> None:
         super().__init__()
         self.checkpointed = checkpointed
+        self.length = length
         self.tokens = nn.Embedding(vocabulary, width)
-        self.positions = nn.Embedding(SEQUENCE, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.positions = nn.Embedding(length, width)
+        self.blocks = nn.ModuleList(Block(width, heads, length) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         for name, parameter in self.named_parameters():
             if "norm" not in name:
                 nn.init.normal_(parameter, std=0.02 if parameter.ndim > 1 else 0.0)
 
-    def forward(self, row: Tensor) -> Tensor:
-        """(B * T,) tokens to (B * T, V) logits."""
-        x = self.tokens(row.view(-1, SEQUENCE)) + self.positions.weight
+    def features(self, row: Tensor) -> Tensor:
+        """(B * T,) tokens to (B * T, width) hidden states, which the head multiplies."""
+        x = self.tokens(row.view(-1, self.length)) + self.positions.weight
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if self.checkpointed else block(x)
-        return functional.linear(self.norm(x).flatten(0, 1), self.tokens.weight)
+        return self.norm(x).flatten(0, 1)
+
+    def forward(self, row: Tensor) -> Tensor:
+        """(B * T,) tokens to (B * T, V) logits."""
+        return functional.linear(self.features(row), self.tokens.weight)
 
 
 class Residual(nn.Module):

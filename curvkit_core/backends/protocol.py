@@ -50,7 +50,10 @@ class Backend(Protocol):
         ...
 
     def reduce(self, sums: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Add each tensor over the ranks: sums and counts, never means. At most one collective of parameter size."""
+        """Add each tensor over the ranks: sums and counts, never means. At most one collective of parameter size.
+
+        The tensors given may be overwritten, and those returned are the caller's to overwrite.
+        """
         ...
 
     def shard(self, batches: Iterable[Any]) -> Iterable[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from attrs import evolve, field, frozen
-from cases import F64, SharedConvNet, TiedMLP, TinyTransformer
+from cases import F64, SharedConvNet, TiedMLP, TinyTransformer, head_of
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ from curvkit_core import (
     EmpiricalFisherOperator,
     GGNOperator,
     HessianOperator,
+    LinearCrossEntropyLoss,
     MSELoss,
     Problem,
 )
@@ -130,6 +131,7 @@ LOSSES: dict[str, Callable[[], Any]] = {
     "cross-entropy": CrossEntropyLoss,
     "weighted": lambda: CrossEntropyLoss(weight=torch.tensor([0.5, 1.0, 2.0, 1.5], dtype=F64)[:3], label_smoothing=0.1),
     "by-autograd": lambda: ScaledLoss(CrossEntropyLoss()),
+    "without-logits": lambda: LinearCrossEntropyLoss("features", head_of, chunk_bytes=100),  # a row or two a chunk
     "mse": MSELoss,
     "bce": BCEWithLogitsLoss,
 }
@@ -214,7 +216,7 @@ class Recipe:
 
 def recipes(family: str, *, losses: tuple[str, ...] | None = None) -> st.SearchStrategy[Recipe]:
     """Recipes of one family, with any loss that fits it or one of `losses`."""
-    classes = ("cross-entropy", "weighted", "by-autograd")
+    classes = ("cross-entropy", "weighted", "by-autograd", "without-logits")
     fitting = losses or ((*classes, "mse", "bce") if family == "mlp" else classes)
     return st.builds(
         Recipe,

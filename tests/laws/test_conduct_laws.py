@@ -97,7 +97,7 @@ def test_l15_a_product_leaves_everything_as_it_was(kind: Kind, family: str, data
     recipe = data.draw(recipes(family))
     sample = used_model(recipe.sample(), data.draw(st.lists(st.booleans(), min_size=1, max_size=4)))
     calls = data.draw(st.sampled_from([0, 1, 2, 5]))
-    if calls:
+    if calls and recipe.loss != "without-logits":  # the failing loss has no closed form, which several outputs need
         sample = evolve(sample, loss=FailingLoss(sample.loss, calls))
     mode = data.draw(st.sampled_from(["eval", "train", "as-is"]))
     preflight = data.draw(st.sampled_from(["error", "off"])) if mode == "eval" else "off"

@@ -33,7 +33,7 @@ from curvkit_core import CrossEntropyLoss, CurvatureOperator, Problem
 from curvkit_core.backends import SingleBackend
 
 Make = Callable[[Problem], CurvatureOperator]
-BY_CLASS = ("cross-entropy", "weighted", "by-autograd")
+BY_CLASS = ("cross-entropy", "weighted", "by-autograd", "without-logits")
 
 
 def spoiling(product: Callable[[CurvatureOperator, Tensor], Tensor]) -> Make:
@@ -59,9 +59,11 @@ class Rank(SingleBackend):
 
     def reduce(self, sums: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Add this rank's sums to those before it."""
-        self.met[:] = [tuple(a + b for a, b in zip(self.met[0], sums, strict=True))] if self.met else [sums]
+        before = self.met[0] if self.met else tuple(torch.zeros_like(t) for t in sums)
+        self.met[:] = [tuple(a + b for a, b in zip(before, sums, strict=True))]
         total, count = self.met[0]
-        return total, count.clamp_min(torch.finfo(torch.float64).tiny)  # the first ranks may hold no unit
+        # clones, since the caller divides in place; the first ranks may hold no unit
+        return total.clone(), count.clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def over_ranks(make: Make, sample: Sample, sizes: tuple[int, ...], empty: int) -> Callable[[Tensor], Tensor]:

@@ -23,7 +23,7 @@ def drawn_gradients(case: Case, seed: int, sample: int) -> Tensor:
     """A gradient a unit at its drawn target: the definition, one unit and one number at a time."""
     outputs, flat = flat_outputs(case)
     logits = outputs(flat, case.inputs)
-    kind = type(case.loss).__name__
+    kind = type(case.loss).__name__.removeprefix("Linear")  # of hidden states and a head it is the same likelihood
     each = 1 if kind == "CrossEntropyLoss" else logits.shape[1]
     key = probes.stream_key(seed, sample, f"targets/{each}")
     count = 0
