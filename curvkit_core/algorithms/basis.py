@@ -81,6 +81,11 @@ class Basis:
         """Rows there is room for."""
         return sum(len(block) for block in self.blocks)
 
+    @property
+    def row_bytes(self) -> int:
+        """Memory of one row as it is stored."""
+        return self.blocks[0][0].nbytes if self.blocks else 0
+
     def eps(self, space: VectorSpace) -> float:
         """Unit roundoff of what is stored: never below that of the vectors."""
         return max(space.eps, float(torch.finfo(self.blocks[0].dtype).eps))

@@ -31,7 +31,8 @@ __all__ = ["CheckpointError", "CheckpointFolder", "SavedRun"]
 _log = logging.getLogger("curvkit")
 _SCHEMA = 1
 _KEPT = 2  # manifests
-_OURS = re.compile(r"\.?(rows|state)-\d{6,}\.safetensors(\.tmp)?")
+_OURS = re.compile(r"\.?(rows|state)-\d{6,}(-\d+)?\.safetensors(\.tmp)?")
+_PIECE = 1 << 28  # bytes of a basis copied and written at once
 
 Parts = list[dict[str, Any]]  # "file", "name" in it, "rows": where the rows of a basis are, in order
 
@@ -129,17 +130,19 @@ class CheckpointFolder:
 
     def _write_new_rows(self, bases: Mapping[str, Basis]) -> dict[str, dict[str, Any]]:
         """Write what was appended to each basis since it was last written; all of it after a change in place."""
-        name = f"rows-{self._number:06d}.safetensors"
-        fresh: dict[str, Tensor] = {}
+        written: dict[str, dict[str, Any]] = {}
         for path, basis in bases.items():
             generation, parts = self._rows.get(path, (-1, []))
             parts = list(parts) if generation == basis.generation else []
             done = sum(part["rows"] for part in parts)
-            if done < basis.size:
-                fresh[f"{path}@{done}"] = basis.stored(done, basis.size)
-                parts.append({"file": name, "name": f"{path}@{done}", "rows": basis.size - done})
+            while done < basis.size:
+                rows = min(basis.size - done, max(1, _PIECE // max(1, basis.row_bytes)))
+                file, name = f"rows-{self._number:06d}-{len(written)}.safetensors", f"{path}@{done}"
+                written |= self._write(file, {name: basis.stored(done, done + rows)})
+                parts.append({"file": file, "name": name, "rows": rows})
+                done += rows
             self._rows[path] = (basis.generation, parts)
-        return self._write(name, fresh)
+        return written
 
     def _write(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
         from safetensors.torch import save_file
@@ -147,8 +150,7 @@ class CheckpointFolder:
         if not tensors:
             return {}
         temporary = self.path / f".{name}.tmp"
-        # a tensor of its own each: safetensors refuses those that share memory
-        save_file({key: t.clone() for key, t in tensors.items()}, temporary)
+        save_file(_apart(tensors), temporary)
         sync_file(temporary)
         temporary.replace(self.path / name)
         hashes = {key: _hash(t) for key, t in tensors.items()}
@@ -256,6 +258,17 @@ def _parsed(manifest: Path) -> dict[str, Any]:
 def _number_of(manifest: Path) -> int:
     text = manifest.stem.removeprefix("checkpoint-")
     return int(text) if text.isdigit() else 0
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same with copies of those that share memory, which safetensors refuses."""
+    seen: set[int] = set()
+    apart = {}
+    for key, t in tensors.items():
+        place, whole = t.untyped_storage().data_ptr(), t.untyped_storage().nbytes() == t.nbytes
+        apart[key] = t if whole and place not in seen else t.clone()
+        seen.add(place)
+    return apart
 
 
 def _state_file(number: int) -> str:

@@ -73,6 +73,23 @@ def test_saves_cost_what_was_appended(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(list(tmp_path.glob("checkpoint-*.json"))) == 2
 
 
+def test_a_large_basis_is_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than the bound is copied at once, and the pieces make the same bits again."""
+    sizes: list[int] = []
+    original = Basis.stored
+
+    def stored(self: Basis, low: int, high: int) -> Tensor:
+        sizes.append(high - low)
+        return original(self, low, high)
+
+    monkeypatch.setattr(Basis, "stored", stored)
+    monkeypatch.setattr(checkpoint_module, "_PIECE", 3 * 60 * 8 + 7)
+    algorithm = Eigsh(k=3, ncv=12, tol=1e-10, seed=0)
+    run(algorithm, counted()[0], max_matvecs=11, checkpoint=tmp_path)
+    assert sizes == [3, 3, 3, 2]
+    same(run(algorithm, counted()[0], checkpoint=tmp_path), run(algorithm, counted()[0]))
+
+
 def test_every_so_many_products_or_seconds(tmp_path: Path) -> None:
     """Counted by manifests' numbers; without either only the end is saved."""
 
