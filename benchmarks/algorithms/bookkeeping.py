@@ -42,7 +42,7 @@ def measure_bookkeeping(
     workload = WORKLOADS["gpt2"](small=small)
     rows: list[dict[str, Any]] = []
     n = 0
-    for name in ("GGNOperator", "HessianOperator"):
+    for name, reorthogonalize in (("GGNOperator", "full"), ("GGNOperator", "partial"), ("HessianOperator", "full")):
         problem = Problem(workload.model, [(workload.inputs, workload.targets)], CrossEntropyLoss(), preflight="off")
         base = getattr(curvkit_core, name)(problem, strategy="reverse", cache="keep")
         n = base.n
@@ -50,14 +50,19 @@ def measure_bookkeeping(
         base.apply(base.space.random("gaussian", 0, 0, 1))
         runs, products = [], []
         for repeat in range(repeats):
-            log(f"bookkeeping: {name}, repetition {repeat + 1} of {repeats}")
+            log(f"bookkeeping: {name}, {reorthogonalize}, repetition {repeat + 1} of {repeats}")
             op = Timed(base)
             begun = clock()
-            result = eigsh(op, k=K, tol=1e-12, max_matvecs=PRODUCTS, seed=repeat)
+            result = eigsh(op, k=K, tol=1e-12, max_matvecs=PRODUCTS, reorthogonalize=reorthogonalize, seed=repeat)
             runs.append(clock() - begun)
             products.append(op.seconds)
             assert result.num_matvecs <= PRODUCTS
         shares = [(run - own) / own for run, own in zip(runs, products, strict=True)]
-        row = {"operator": name, "seconds": runs, "seconds_of_products": products, "shares": shares}
+        row = {
+            "operator": f"{name}, {reorthogonalize}",
+            "seconds": runs,
+            "seconds_of_products": products,
+            "shares": shares,
+        }
         rows.append({**row, "share": median(shares), "missed": ["share"] if median(shares) > GOAL else []})
     return {"text": workload.text, "n": n, "products": PRODUCTS, "rows": rows}

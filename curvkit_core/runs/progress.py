@@ -128,4 +128,6 @@ def _words(event: Any, *, count: bool = True) -> str:
     parts = [f"{event.done}{of} products", event.note]
     if count:
         parts.append(f"{event.seconds:.0f} s")
+        if event.seconds_left is not None:
+            parts.append(f"about {event.seconds_left:.0f} s left")
     return ", ".join(part for part in parts if part)
