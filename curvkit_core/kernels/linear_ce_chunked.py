@@ -27,7 +27,7 @@ from torch import Tensor
 from curvkit_core.kernels.linear_ce_options import LinearCeOptions, RowTargets, read_targets
 from curvkit_core.kernels.row_chunks import Rows, row_chunks
 
-__all__ = ["ChunkedLinearCe", "HeadInputs", "chunked_linear_ce", "map_logits"]
+__all__ = ["ChunkedLinearCe", "HeadInputs", "Wanted", "chunked_linear_ce", "map_logits"]
 
 #: hidden (N, D), weight (V, D), bias (V,) or None; of a direction, None is zero, and a leading axis k may be there.
 HeadInputs = tuple[Tensor | None, Tensor | None, Tensor | None]
