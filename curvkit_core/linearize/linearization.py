@@ -13,7 +13,7 @@ from torch import Tensor
 
 from curvkit_core.losses.protocol import ComputesUnitLosses, GivesGGN, GivesUnitOuter, LossAdapter, Outputs
 from curvkit_core.losses.stacking import stacked
-from curvkit_core.losses.unit_gradients import outer_by_autograd
+from curvkit_core.losses.unit_gradients import has_closed_outer, outer_by_autograd
 from curvkit_core.problem.parameters import ParameterSpace
 
 __all__ = ["Linearization"]
@@ -93,7 +93,7 @@ class Linearization(ABC):
         is formed.
         """
         loss = self.loss
-        if isinstance(loss, GivesUnitOuter):
+        if isinstance(loss, GivesUnitOuter) and has_closed_outer(loss, "unit_losses"):
             return loss.unit_outer(self.y, self.batch, dy)
         if not isinstance(loss, ComputesUnitLosses):
             msg = (

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from curvkit_core.losses.protocol import Outputs
+from curvkit_core.losses.protocol import GivesUnitOuter, Outputs
 from curvkit_core.losses.stacking import stacked, stacked_columns
 
-__all__ = ["UnitGradients", "outer_by_autograd"]
+__all__ = ["UnitGradients", "has_closed_outer", "outer_by_autograd"]
 
 
 class UnitGradients:
@@ -65,6 +65,16 @@ class UnitGradients:
                 )
             rows.append([torch.zeros_like(t) if f is None else f for f, t in zip(found, self._y, strict=True)])
         return tuple(t.detach() for t in stacked_columns(rows))
+
+
+def has_closed_outer(loss: object, losses: str) -> bool:
+    """Whether `loss` has a ``unit_outer`` that belongs to its method `losses`.
+
+    Not where a subclass has changed the losses and inherits the closed form of those before.
+    """
+    order = type(loss).__mro__
+    own = [next((i for i, cls in enumerate(order) if name in vars(cls)), len(order)) for name in ("unit_outer", losses)]
+    return isinstance(loss, GivesUnitOuter) and own[0] <= own[1]
 
 
 def outer_by_autograd(losses_of: Callable[[Outputs], Tensor], y: Outputs, dy: Outputs) -> Outputs:

@@ -14,7 +14,7 @@ from curvkit_core.backends import probes
 from curvkit_core.linearize import Linearization
 from curvkit_core.losses import SamplesTargets
 from curvkit_core.losses.protocol import GivesUnitOuter, Outputs
-from curvkit_core.losses.unit_gradients import outer_by_autograd
+from curvkit_core.losses.unit_gradients import has_closed_outer, outer_by_autograd
 from curvkit_core.operators.data_operator import DataOperator
 from curvkit_core.problem.problem import Problem
 
@@ -113,7 +113,7 @@ class FisherOperator(DataOperator):
         with torch.no_grad():
             targets = self._loss.sample_targets(y, batch, numbers)
         self._units = numbers.units
-        if isinstance(self._loss, GivesUnitOuter):
+        if isinstance(self._loss, GivesUnitOuter) and has_closed_outer(self._loss, "sampled_losses"):
             return self._loss.unit_outer(y, batch, dy, targets)
         return outer_by_autograd(lambda leaves: self._loss.sampled_losses(leaves, batch, targets), y, dy)
 

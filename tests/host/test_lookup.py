@@ -84,7 +84,7 @@ def test_name_of_a_broken_plugin_says_how_it_broke(dists):
         "  plugin 'hf' (curvkit-hf 1.0) is installed but failed at import: "
         "ModuleNotFoundError: No module named 'transformers_absent'\n"
         "  mend: see `curvkit doctor hf`. "
-        "Known loss adapters: core/bce-with-logits, core/cross-entropy, core/mse"
+        "Known loss adapters: core/bce-with-logits, core/cross-entropy, core/linear-cross-entropy, core/mse"
     )
 
 

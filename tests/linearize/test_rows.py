@@ -10,8 +10,10 @@ from curvkit_core import GGNOperator, HessianOperator
 from curvkit_core.linearize.reverse import ForwardGraph, ReverseLinearization
 from curvkit_core.linearize.rows import RowPolicy
 
+UNBATCHED = ["shared-convnet", "without-logits"]  # GroupNorm's double backward; a Python function's own backward
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "shared-convnet"])
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in UNBATCHED])
 @pytest.mark.parametrize("width", [1, 2, 5])
 def test_batched_rows_are_the_looped_ones(name: str, width: int) -> None:
     """jvp, vjp and hvp of five rows through every model family, whatever the width."""
@@ -33,9 +35,10 @@ def test_batched_rows_are_the_looped_ones(name: str, width: int) -> None:
         assert relative(batched.flip(0), looped) > 1e-3
 
 
-def test_what_cannot_be_batched_is_looped() -> None:
-    """GroupNorm's second derivative raises under vmap (torch 2.13): the measurement finds it and rows are looped."""
-    problem = CASES["shared-convnet"]().problem()
+@pytest.mark.parametrize("name", UNBATCHED)
+def test_what_cannot_be_batched_is_looped(name: str) -> None:
+    """A second derivative that raises under vmap (torch 2.13): the measurement finds it and rows are looped."""
+    problem = CASES[name]().problem()
     V = problem.space.random("gaussian", 0, 0, 3)
     with problem.opened():
         piece = next(iter(problem.pieces()))
