@@ -88,7 +88,13 @@ class Catalog(Generic[S]):
         spec = self.get(name)
         answer = self.registry.availability(spec, probe=True)
         if answer.ok is not True:
-            others = [n for n in self._specs if n.startswith("core/") and n != spec.name]
+            others = [
+                name
+                for name, other in self._specs.items()
+                if name.startswith("core/")
+                and name != spec.name
+                and getattr(other, "op", None) == getattr(spec, "op", None)  # another operation's kernel is no help
+            ]
             instead = "mend: satisfy what it needs, or name another"
             if spec.priority is not None and others:
                 instead = f'use kind = "auto" or {" or ".join(others)}'
