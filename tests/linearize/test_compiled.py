@@ -12,6 +12,12 @@ from torch import Tensor, nn
 from curvkit_core import GGNOperator, HessianOperator, Problem
 
 
+@pytest.fixture(autouse=True)
+def own_compiler_cache() -> None:
+    """The compiler compiles one function eight times at most in a process, which all tests together pass."""
+    torch.compiler.reset()
+
+
 def test_a_compiled_hessian_product_is_the_eager_one() -> None:
     """To rounding, at the first product, which is compared, and at the second, which is not."""
     case = CASES["tied-mlp"]()
@@ -27,7 +33,10 @@ def test_a_compiled_hessian_product_is_the_eager_one() -> None:
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize("kind", [HessianOperator, GGNOperator])
 def test_compiled_products_are_the_eager_ones(kind: Any, name: str) -> None:
-    """To rounding, with a ragged last batch, which is compiled once more."""
+    """To rounding, with a ragged last batch, which is compiled once more.
+
+    Forward mode over the head's own autograd Functions is not compiled (torch 2.13): eager then, with the reason.
+    """
     case = CASES[name]()
     reference = kind(case.problem(), strategy="reverse", cache="rebuild")
     V = reference.space.random("gaussian", 0, 0, 2)
@@ -35,7 +44,8 @@ def test_compiled_products_are_the_eager_ones(kind: Any, name: str) -> None:
     op = kind(case.problem(sizes), compile=True)
     for _ in range(2):
         assert relative(op.apply(V), reference.apply(V)) <= 1e-11
-    assert op.strategy == "compiled, rebuilt"
+    eager = (kind, name) == (HessianOperator, "without-logits")
+    assert op.strategy.startswith("lean (not compiled: Unsupported" if eager else "compiled, rebuilt")
 
 
 def test_what_cannot_be_compiled_goes_on_eagerly_and_says_why() -> None:
