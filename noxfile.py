@@ -24,7 +24,9 @@ BUILD_TOOLS = ("hatchling", "editables")
 # The networks here are small: one thread is as fast as two, and on a machine that is busy up to ten times faster,
 # because threads that share a core wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-TEST_TOOLS = ("import-linter",)
+TEST_TOOLS = ("import-linter", "pytest-xdist")
+# Tests are dealt out to a process a core; `-- -n 0` runs them in one, as a debugger wants them.
+PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
 LINT_TOOLS = ("import-linter", "mypy", "ruff")
 # What `bench` and `bench_algorithms` measure curvkit beside; nothing else installs them.
 PEERS = ("hessian-eigenthings==1.0.0a5", "curvlinops-for-pytorch==3.0.1", "PyHessian==0.1")
@@ -81,7 +83,7 @@ def tests(session: nox.Session) -> None:
     install_plugins(session)
     install(session, *TEST_TOOLS)
     session.run("curvkit", "list-plugins", "--strict")
-    session.run("pytest", "-m", "not slow", *session.posargs, env=ONE_THREAD)
+    session.run("pytest", "-m", "not slow", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
