@@ -28,6 +28,7 @@ TEST_TOOLS = ("import-linter", "pytest-xdist")
 # Tests are dealt out to a process a core; `-- -n 0` runs them in one, as a debugger wants them.
 PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
 LINT_TOOLS = ("import-linter", "mypy", "ruff")
+DOCS_TOOLS = ("latex2mathml", "mkdocs-material", "mkdocstrings[python]", "ruff")
 # What `bench` and `bench_algorithms` measure curvkit beside; nothing else installs them.
 PEERS = ("hessian-eigenthings==1.0.0a5", "curvlinops-for-pytorch==3.0.1", "PyHessian==0.1")
 
@@ -129,6 +130,24 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     session.run("lint-imports")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into site/, every warning an error; `-- serve` shows it while you write."""
+    install_core(session, "plot", "demo", "testing")
+    install_plugins(session)
+    install(session, *DOCS_TOOLS)
+    # the theme's note on its successor is no matter of ours
+    session.run("mkdocs", *(session.posargs or ("build", "--strict")), env={"NO_MKDOCS_2_WARNING": "1", **ONE_THREAD})
+
+
+@nox.session
+def migration(session: nox.Session) -> None:
+    """Run the page on coming from another tool with the other tools installed, and compare the numbers."""
+    install_core(session, "demo")
+    install(session, *PEERS)
+    session.run("python", "tests/docs/run_migration.py", env=ONE_THREAD)
 
 
 @nox.session

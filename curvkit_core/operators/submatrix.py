@@ -14,7 +14,7 @@ __all__ = ["SubmatrixOperator"]
 
 
 class SubmatrixOperator(CurvatureOperator):
-    """A[indices][:, indices]: one product of A with a vector that is zero elsewhere.
+    r""":math:`P A P^\top`, P picking `indices`: one product of A with a vector that is zero elsewhere.
 
     Parameters
     ----------
