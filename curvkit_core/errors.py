@@ -6,6 +6,7 @@ __all__ = [
     "AmbiguousComponentError",
     "CurvkitError",
     "PluginError",
+    "RankError",
     "RegistryError",
     "UnavailableComponentError",
     "UnknownComponentError",
@@ -30,6 +31,10 @@ class UnavailableComponentError(RegistryError):
 
 class AmbiguousComponentError(RegistryError):
     """Several components fit and nothing but chance would decide between them."""
+
+
+class RankError(CurvkitError):
+    """Another rank failed, did not come, or was started otherwise than this one; the text says "rank N"."""
 
 
 class PluginError(CurvkitError):

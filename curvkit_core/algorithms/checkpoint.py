@@ -104,12 +104,21 @@ class CheckpointFolder:
             raise CheckpointError(msg)
         return None
 
-    def save(self, run: SavedRun) -> None:
-        """Write a checkpoint; when this returns it is there, and the one before it still is."""
-        self.path.mkdir(parents=True, exist_ok=True)
+    def save(self, run: SavedRun, space: VectorSpace) -> None:
+        """Write a checkpoint; when this returns it is there, and the one before it still is.
+
+        Of several ranks one writes, and vectors are written whole: so the files are those of one process, and may be
+        read by any number of ranks that see the folder.
+        """
         self._number += 1
-        encoded = encode_state(run.state)
-        written = self._write(_state_file(self._number), encoded.tensors) | self._write_new_rows(encoded.bases)
+        encoded = encode_state(run.state, space)
+        whole = {k: space.whole_rows(t) if k in encoded.rows else t for k, t in encoded.tensors.items()}
+        if space.writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+        written = self._write(_state_file(self._number), whole, space)
+        written |= self._write_new_rows(encoded.bases, space)
+        if not space.writes:
+            return
         bases = {path: self._rows[path][1] for path in encoded.bases}
         named = [part["file"] for parts in bases.values() for part in parts]
         files = written | {name: self._files[name] for name in named if name not in written}
@@ -128,7 +137,7 @@ class CheckpointFolder:
         self._files = files
         self._clean()
 
-    def _write_new_rows(self, bases: Mapping[str, Basis]) -> dict[str, dict[str, Any]]:
+    def _write_new_rows(self, bases: Mapping[str, Basis], space: VectorSpace) -> dict[str, dict[str, Any]]:
         """Write what was appended to each basis since it was last written; all of it after a change in place."""
         written: dict[str, dict[str, Any]] = {}
         for path, basis in bases.items():
@@ -136,18 +145,19 @@ class CheckpointFolder:
             parts = list(parts) if generation == basis.generation else []
             done = sum(part["rows"] for part in parts)
             while done < basis.size:
-                rows = min(basis.size - done, max(1, _PIECE // max(1, basis.row_bytes)))
+                nbytes = basis.blocks[0].dtype.itemsize * space.n  # of a whole row: the same on every rank
+                rows = min(basis.size - done, max(1, _PIECE // max(1, nbytes)))
                 file, name = f"rows-{self._number:06d}-{len(written)}.safetensors", f"{path}@{done}"
-                written |= self._write(file, {name: basis.stored(done, done + rows)})
+                written |= self._write(file, {name: space.whole_rows(basis.stored(done, done + rows))}, space)
                 parts.append({"file": file, "name": name, "rows": rows})
                 done += rows
             self._rows[path] = (basis.generation, parts)
         return written
 
-    def _write(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    def _write(self, name: str, tensors: Mapping[str, Tensor], space: VectorSpace) -> dict[str, dict[str, Any]]:
         from safetensors.torch import save_file
 
-        if not tensors:
+        if not tensors or not space.writes:
             return {}
         temporary = self.path / f".{name}.tmp"
         save_file(_apart(tensors), temporary)
@@ -180,7 +190,8 @@ class CheckpointFolder:
                 "Upgrade curvkit-core, or pass another folder."
             )
             raise CheckpointError(msg)
-        if lines := differences(document["identity"], _through_json(self.identity)):
+        # one rank compares for all: another's part of the inputs has another hash
+        if space.writes and (lines := differences(document["identity"], _through_json(self.identity))):
             more = f" and {len(lines) - 4} more" if len(lines) > 4 else ""
             msg = (
                 f"{manifest} is of another run. {'; '.join(lines[:4])}{more}. Pass another folder, or what the run was "

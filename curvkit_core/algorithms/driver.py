@@ -146,7 +146,7 @@ def run(
     made, pace, interrupted = 0, 0.0, ""
     with interrupts() as pending:
         while True:
-            if pending.pending:
+            if space.agree(int(pending.pending)):
                 interrupted = "keyboard"
                 break
             rows = width if max_matvecs is None else min(width, max_matvecs - matvecs)
@@ -154,8 +154,11 @@ def run(
                 V = algorithm.ask(state, max(rows, 1))
             if V is None:
                 break
-            interrupted = _budget_spent(rows, time.perf_counter() - start + pace, max_seconds)
-            if interrupted:
+            if rows < 1:
+                interrupted = "matvecs"
+                break
+            if max_seconds is not None and space.agree(int(time.perf_counter() - start + pace > max_seconds)):
+                interrupted = "seconds"
                 break
             if not 0 < V.shape[0] <= rows:
                 msg = f"{type(algorithm).__name__}.ask gave {V.shape[0]} rows: expected 1 to {rows}."
@@ -227,7 +230,7 @@ class _Saver:
                 _log.warning("%s", note)
             self._resumed = None
         due = self.every is not None and matvecs - max(self._saved_at, 0) >= self.every
-        if due or time.perf_counter() - self._saved_when >= self.seconds:
+        if self.op.space.agree(int(due or time.perf_counter() - self._saved_when >= self.seconds)):
             self._save(state, matvecs, seconds, width)
 
     def at_end(self, state: Any, matvecs: int, seconds: float, width: int) -> None:
@@ -237,7 +240,7 @@ class _Saver:
 
     def _save(self, state: Any, matvecs: int, seconds: float, width: int) -> None:
         now = SavedRun(state=state, matvecs=matvecs, seconds=seconds, width=width, circumstances=circumstances(self.op))
-        self.folder.save(now)
+        self.folder.save(now, self.op.space)
         self._saved_at, self._saved_when = matvecs, time.perf_counter()
 
 
@@ -251,12 +254,6 @@ def _check_fit(algorithm: Algorithm, op: CurvatureOperator) -> None:
             "Use the operator over all data, or trace(method='hutchinson')."
         )
         raise ValueError(msg)
-
-
-def _budget_spent(rows: int, end: float, max_seconds: float | None) -> str:
-    if rows < 1:
-        return "matvecs"
-    return "seconds" if max_seconds is not None and end > max_seconds else ""
 
 
 def _event(algorithm: Algorithm, state: Any, matvecs: int, seconds: float, pace: float) -> ProgressEvent:

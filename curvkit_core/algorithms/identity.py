@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from curvkit_core.algorithms.provenance import versions
-from curvkit_core.checks.data_contents import Digest
+from curvkit_core.backends import HoldsShards
+from curvkit_core.checks.data_contents import Contents, Digest
 from curvkit_core.linearize.fingerprint import content_hash, fingerprint_of_model
 from curvkit_core.operators import CurvatureOperator
 from curvkit_core.operators.linear_map import LinearMap
@@ -26,6 +27,7 @@ from curvkit_core.problem.untouched import untouched
 __all__ = ["circumstances", "differences", "identity"]
 
 _PLAIN = (bool, int, float, str, type(None))
+_WORDS = 6  # numbers that tell a rank's data: rows, units, a hash in four
 
 
 def identity(algorithm: Any, op: CurvatureOperator, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def circumstances(op: CurvatureOperator) -> dict[str, Any]:
         "strategy": re.sub(r" \([^)]*\)", "", str(getattr(op, "strategy", ""))),  # without sizes
         "torch": versions().get("torch", ""),
         "curvkit-core": versions().get("curvkit-core", ""),
+        "ranks": op.problem.backend.world.size if isinstance(op.problem, Problem) else 1,
     }
 
 
@@ -94,7 +97,8 @@ def _of_operator(op: LinearMap) -> dict[str, Any]:
 
 
 def _of_problem(problem: Problem, *, data: bool) -> dict[str, Any]:
-    hashes = repr(fingerprint_of_model(problem.model, problem.loss).hashes).encode()
+    sharded = isinstance(problem.backend, HoldsShards)  # a rank sees its part alone, another one on other ranks
+    hashes = repr(() if sharded else fingerprint_of_model(problem.model, problem.loss).hashes).encode()
     names = "\n".join(problem.parameters.names).encode()
     found = {
         "model": type(problem.model).__qualname__,
@@ -105,16 +109,33 @@ def _of_problem(problem: Problem, *, data: bool) -> dict[str, Any]:
         "mode": problem.mode,
         "microbatch_size": problem.microbatch_size,
         "num_batches": problem.num_batches,
-        "ranks": problem.backend.world.size,
     }
     if data:
         digest, units = Digest(), 0.0
-        with untouched(problem.model, problem.mode):
+        nothing = torch.zeros(1, dtype=problem.space.dtype, device=problem.space.device)
+        with (
+            problem.together(nothing, torch.zeros(_WORDS, dtype=torch.float64)),
+            untouched(problem.model, problem.mode),
+        ):
             for piece in problem.pieces():
                 digest.add(piece)
                 units += float(piece.count)
         contents = digest.contents(units)
         # by example where they can be told apart, so that the order may differ
         rows = contents.all_rows if contents.by_row else hash(contents.batches) % (1 << 64)
-        found["data"] = f"{contents.rows} rows, {contents.units:g} units, {rows:016x}"
+        number, units = contents.rows, contents.units
+        if problem.backend.world.size > 1:
+            number, units, rows = _over_ranks(problem, contents)
+        found["data"] = f"{number} rows, {units:g} units, {rows:016x}"
     return found
+
+
+def _over_ranks(problem: Problem, contents: Contents) -> tuple[int, float, int]:
+    """Rows, units and the sum of the batches' hashes over all ranks' data, however it is dealt out."""
+    words = [float(contents.all_rows >> shift & 0xFFFF) for shift in (0, 16, 32, 48)]
+    own = torch.tensor([contents.rows, contents.units, *words], dtype=torch.float64)
+    assert own.numel() == _WORDS
+    nothing = torch.zeros(1, dtype=problem.space.dtype, device=problem.space.device)
+    _, summed = problem.backend.reduce((nothing, own))
+    rows, units, *words = summed.tolist()
+    return int(rows), units, sum(int(w) << shift for w, shift in zip(words, (0, 16, 32, 48), strict=True)) % (1 << 64)

@@ -23,6 +23,7 @@ from curvkit_core.backends import VectorSpace
 __all__ = ["Encoded", "StateError", "decode_state", "encode_state"]
 
 _TYPE, _TENSOR, _BASIS, _FLOAT = "$type", "$tensor", "$basis", "$float"
+_ROWS = "rows"  # of a tensor: that it holds vectors, which a sharded space has in parts
 _SCALARS = (bool, int, str, type(None))
 
 
@@ -40,6 +41,8 @@ class Encoded:
         JSON values.
     tensors : dict
         By path: what the document points at.
+    rows : set of str
+        The paths of those that hold vectors.
     bases : dict
         By path.
     """
@@ -47,10 +50,11 @@ class Encoded:
     document: Any = None
     tensors: dict[str, Tensor] = field(factory=dict)
     bases: dict[str, Basis] = field(factory=dict)
+    rows: set[str] = field(factory=set)
 
 
-def encode_state(state: Any) -> Encoded:
-    """Take a state apart.
+def encode_state(state: Any, space: VectorSpace | None = None) -> Encoded:
+    """Take a state apart; `space` tells which of its tensors hold vectors.
 
     Raises
     ------
@@ -58,7 +62,7 @@ def encode_state(state: Any) -> Encoded:
         If a field holds anything but tensors, bases, numbers, strings, None, tuples of these and attrs classes.
     """
     found = Encoded()
-    found.document = _encode(state, "state", found)
+    found.document = _encode(state, "state", found, space)
     return found
 
 
@@ -104,7 +108,7 @@ def _parts(algorithm: Any) -> list[Any]:
     return found
 
 
-def _encode(value: Any, path: str, found: Encoded) -> Any:
+def _encode(value: Any, path: str, found: Encoded, space: VectorSpace | None) -> Any:
     if isinstance(value, _SCALARS):
         return value
     if isinstance(value, float):
@@ -113,17 +117,22 @@ def _encode(value: Any, path: str, found: Encoded) -> Any:
         found.tensors[path] = value.detach().cpu().contiguous()
         # strides, since sums over another layout may round otherwise
         strides = list(value.stride()) if not value.is_contiguous() and 0 not in value.stride() else None
-        return {_TENSOR: path, "device": str(value.device), "strides": strides}
+        told: dict[str, Any] = {_TENSOR: path, "device": str(value.device), "strides": strides}
+        if space is not None and space.is_rows(value):
+            found.rows.add(path)
+            told[_ROWS] = True
+            told["strides"] = strides if space.n_local == space.n else None
+        return told
     if isinstance(value, Basis):
         found.bases[path] = value
         heights = [len(block) for block in value.blocks]
         kind = str(value.blocks[0].dtype).removeprefix("torch.") if value.blocks else None
         return {_BASIS: path, "storage": value.storage, "heights": heights, "dtype": kind, "size": value.size}
     if isinstance(value, tuple):
-        return [_encode(item, f"{path}.{i}", found) for i, item in enumerate(value)]
+        return [_encode(item, f"{path}.{i}", found, space) for i, item in enumerate(value)]
     if attrs.has(type(value)):
         cls = type(value)
-        fields = {f.name: _encode(getattr(value, f.name), f"{path}.{f.name}", found) for f in attrs.fields(cls)}
+        fields = {f.name: _encode(getattr(value, f.name), f"{path}.{f.name}", found, space) for f in attrs.fields(cls)}
         return {_TYPE: f"{cls.__module__}:{cls.__qualname__}", **fields}
     msg = (
         f"{path} holds a {type(value).__name__}, which a checkpoint cannot keep: expected tensors, a Basis, numbers, "
@@ -154,6 +163,8 @@ class _Decoder:
 
     def _tensor(self, value: dict[str, Any]) -> Tensor:
         stored = self.tensor(value[_TENSOR])
+        if value.get(_ROWS):
+            stored = self.space.own_rows(stored)
         device = torch.device(value["device"])
         if value["strides"] is None:
             # a copy, which is aligned as torch aligns: a file's bytes are not, and a BLAS may round otherwise there
@@ -168,7 +179,7 @@ class _Decoder:
             self.space, sum(heights), leading=leading, storage=value["storage"], dtype=value["dtype"]
         )
         for rows in self.basis_rows(value[_BASIS]):
-            basis.append(rows)
+            basis.append(self.space.own_rows(rows))
         if basis.size != value["size"]:
             raise KeyError(value[_BASIS])
         return basis

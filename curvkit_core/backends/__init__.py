@@ -1,7 +1,16 @@
 """Where ranks and shards meet: the backend protocol, the one-process identity, the vectors' space."""
 
-from curvkit_core.backends.protocol import Backend, World
+from curvkit_core.backends.protocol import Backend, ComparesRanks, HoldsShards, SharesFailures, World
 from curvkit_core.backends.single import SingleBackend
 from curvkit_core.backends.vector_space import Segment, VectorSpace
 
-__all__ = ["Backend", "Segment", "SingleBackend", "VectorSpace", "World"]
+__all__ = [
+    "Backend",
+    "ComparesRanks",
+    "HoldsShards",
+    "Segment",
+    "SharesFailures",
+    "SingleBackend",
+    "VectorSpace",
+    "World",
+]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from attrs import frozen
 from torch import Tensor, device, dtype, nn
 
 from curvkit_core.backends.vector_space import Segment, VectorSpace
 
-__all__ = ["Backend", "Layout", "World"]
+__all__ = ["Backend", "ComparesRanks", "HoldsShards", "Layout", "SharesFailures", "World"]
+
+T = TypeVar("T")
 
 
 @frozen(kw_only=True)
@@ -52,7 +54,9 @@ class Backend(Protocol):
     def reduce(self, sums: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Add each tensor over the ranks: sums and counts, never means. At most one collective of parameter size.
 
-        The tensors given may be overwritten, and those returned are the caller's to overwrite.
+        The first holds vectors, (k, n_local), the others numbers in float64. Vectors whose backward passes have added
+        them over shards already are added over what is left: replicas of the shards. The tensors given may be
+        overwritten, and those returned are the caller's to overwrite.
         """
         ...
 
@@ -62,4 +66,46 @@ class Backend(Protocol):
 
     def context(self, model: nn.Module) -> AbstractContextManager[None]:
         """Surround one product: what the model needs on this backend, and back."""
+        ...
+
+
+@runtime_checkable
+class SharesFailures(Protocol):
+    """A backend whose ranks wait for one another."""
+
+    def give_up(self, sums: tuple[Tensor, ...], error: BaseException) -> None:
+        """Tell the ranks that wait in `reduce` that this one has failed; `sums` are shaped as theirs, all zeros.
+
+        They raise an error that names this rank and its own error, which this one goes on to raise.
+        """
+        ...
+
+
+@runtime_checkable
+class ComparesRanks(Protocol):
+    """A backend that can tell whether its ranks were started alike."""
+
+    def compare(self, facts: Mapping[str, str]) -> None:
+        """Raise on every rank, naming ranks and values, where the ranks' facts differ."""
+        ...
+
+    def share(self, text: str) -> str:
+        """Give rank 0's text on every rank."""
+        ...
+
+
+@runtime_checkable
+class HoldsShards(Protocol):
+    """A backend whose ranks hold a part of every parameter: their forward passes are collective, and so in step."""
+
+    def piece(self, name: str, parameter: nn.Parameter) -> tuple[Tensor, int]:
+        """This rank's part as a plain tensor, and where in the flattened parameter its first element is."""
+        ...
+
+    def forward(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Surround one forward, inside `context`: parameters that belong to no block of the model are whole."""
+        ...
+
+    def in_step(self, items: Iterable[T]) -> Iterator[tuple[T, bool]]:
+        """As many items on each rank as the most that one has, and whether each counts or is there for step only."""
         ...

@@ -1,8 +1,9 @@
 """The space that vectors live in: inner products, combinations, orthonormal bases and random vectors.
 
 Vectors are rows: a block of k vectors is (k, n_local). Whatever is elementwise is plain torch on those rows; whatever
-needs all of n goes through this class, which is where a sharded backend adds its collectives (it overrides `_sum` and
-`_orthonormalize_local`). Small matrices are float64 on the CPU.
+needs all of n goes through this class, which is where a backend of many ranks adds its collectives: it overrides
+`sum_over_shards`, `factor` and `agree`, and for files `writes`, `is_rows`, `whole_rows` and `own_rows`. Small matrices
+are float64 on the CPU.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class VectorSpace:
         if A.shape[0] > self.n:
             msg = f"{A.shape[0]} rows cannot be orthonormal in dimension n={self.n}. Pass at most n rows."
             raise ValueError(msg)
-        return self._orthonormalize_local(A)
+        return self.factor(A)
 
     def random(self, kind: str, seed: int, index: int, rows: int) -> Tensor:
         """Random vectors number `index`, ..., `index + rows - 1` of the stream `seed`, with E[z z^T] = I.
@@ -134,15 +135,42 @@ class VectorSpace:
                 f"{name} has shape {tuple(V.shape)}: expected ({self.n_local},) "
                 f"or (k, {self.n_local}), rows of length n."
             )
+            if self.n != self.n_local:
+                msg += f" That is this rank's part of n={self.n}: problem.parameters.from_named cuts whole tensors."
             raise ValueError(msg)
         rows = rows.to(dtype=self.dtype, device=self.device)
         return rows.clone() if rows.is_inference() and not torch.is_inference_mode_enabled() else rows
 
-    def _sum(self, small: Tensor) -> Tensor:
+    def agree(self, value: int) -> int:
+        """The largest of the ranks' values, so that what one of them decides by its own clock is done by all of them.
+
+        Here there is one rank. Ranks call it in the same order; a value is from 0 to 2^24.
+        """
+        return value
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the files of all ranks."""
+        return True
+
+    def is_rows(self, tensor: Tensor) -> bool:
+        """Whether a tensor is one of vectors: (n_local,) or (k, n_local). All ranks ask together, and hear the same."""
+        return tensor.ndim in (1, 2) and tensor.shape[-1] == self.n_local
+
+    def whole_rows(self, rows: Tensor) -> Tensor:
+        """Rows with all their elements in the parameters' order, where `writes` says so; here they are whole."""
+        return rows
+
+    def own_rows(self, rows: Tensor) -> Tensor:
+        """This rank's part of rows that have all their elements."""
+        return rows
+
+    def sum_over_shards(self, small: Tensor) -> Tensor:
         """Add a small matrix over shards; here vectors are whole."""
         return small
 
-    def _orthonormalize_local(self, A: Tensor) -> tuple[Tensor, Tensor]:
+    def factor(self, A: Tensor) -> tuple[Tensor, Tensor]:
+        """The QR factorisation that `orthonormalize` promises, of rows that fit."""
         Q, R = torch.linalg.qr(A.mT)
         return Q.mT.contiguous(), R.to(dtype=torch.float64, device="cpu")
 
@@ -150,12 +178,12 @@ class VectorSpace:
         """The product; where squares left float32's range (operators scaled by 1e-20 or 1e20), again on scaled rows."""
         plain = product(A, B)
         largest = float(plain.abs().max()) if plain.numel() else 1.0
-        if A.dtype == torch.float64 or 1e-25 < largest < float("inf"):
-            return self._sum(plain)
+        if A.dtype == torch.float64 or not A.shape[1] or 1e-25 < largest < float("inf"):
+            return self.sum_over_shards(plain)
         a, b = _row_scales(A), _row_scales(B)
         scaled = product(A, B, a, b)
         a, b = a.double().cpu(), b.double().cpu()
-        return self._sum(scaled * (a * b.mT if scaled.ndim == 2 else (a * b)[:, 0]))
+        return self.sum_over_shards(scaled * (a * b.mT if scaled.ndim == 2 else (a * b)[:, 0]))
 
 
 def _row_scales(A: Tensor) -> Tensor:

@@ -54,6 +54,6 @@ def check_product(problem: Problem, piece: Piece, V: Tensor, product: Tensor) ->
 
 def _place(problem: Problem, finite: Tensor) -> str:
     first = int((~finite).reshape(-1, finite.shape[-1]).any(dim=0).nonzero()[0])
-    if finite.shape[-1] == problem.parameters.n:
+    if finite.shape[-1] == problem.parameters.n_local:
         return next(f"parameter {e.name!r}" for e in problem.parameters if e.place.start <= first < e.place.stop)
     return f"element {first}"

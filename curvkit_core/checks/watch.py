@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from curvkit_core.backends import HoldsShards
 from curvkit_core.checks.batch_statistics import check_microbatch
 from curvkit_core.checks.data_contents import Contents, Digest
 from curvkit_core.checks.finding import note
@@ -100,7 +101,12 @@ class Watch:
         self._fine = self._fine and check_product(problem, piece, V, product)
         if piece.number == piece.part == 0:
             self._batchwise = batch_order_matters(problem)
-            if self._key is not None and self._fine:
+            if self._key is not None and self._fine and isinstance(problem.backend, HoldsShards):
+                seen = (
+                    f"{type(self.operator).__name__}: on sharded parameters products are not held against differences."
+                )
+                note(problem, "product-disagrees", seen)
+            elif self._key is not None and self._fine:
                 twin = copy.copy(self.operator)
                 kind = Kind(
                     name=type(twin).__name__,

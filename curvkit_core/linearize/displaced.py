@@ -46,6 +46,6 @@ def _displaced(problem: Problem, step: Tensor) -> dict[nn.Parameter, Tensor]:
     for entry in problem.parameters:
         own = entry.parameter.detach()
         wide = torch.promote_types(own.dtype, torch.float32)
-        piece = step[entry.place].view(own.shape).to(device=own.device, dtype=wide)
+        piece = entry.spread(step[entry.place]).to(device=own.device, dtype=wide)
         values[entry.parameter] = own.to(wide) + piece
     return values

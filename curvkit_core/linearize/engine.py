@@ -14,6 +14,7 @@ import torch
 from attrs import field, frozen, validators
 from torch import Tensor
 
+from curvkit_core.backends import HoldsShards
 from curvkit_core.linearize.compiled import CompiledLinearization, CompiledProducts
 from curvkit_core.linearize.finite_difference import FiniteDifferenceLinearization
 from curvkit_core.linearize.kept_graphs import KeptGraphs
@@ -88,7 +89,7 @@ class Engine:
 
     def __init__(self, problem: Problem, options: EngineOptions) -> None:
         self.problem = problem
-        self.options = options
+        self.options = _on_shards(options) if isinstance(problem.backend, HoldsShards) else options
         self.fallback = ""  # why lean gave way to reverse
         self._budget: float | None = None
         self._pieces = self._from_kept = 0
@@ -126,7 +127,7 @@ class Engine:
         elif self.options.strategy == "auto" and not self.fallback:
             yield _LeanElseReverse(self.problem, piece, self)
         else:
-            graph = ForwardGraph(self.problem, piece.batch)
+            graph = ForwardGraph(self.problem, piece.batch, loss_weight=piece.loss_weight)
             with graph.opened():
                 yield ReverseLinearization(graph, self.problem.parameters)
 
@@ -190,6 +191,24 @@ class Engine:
             return None
         self._graphs.add(key, graph, piece.batch, rows)
         return graph
+
+
+def _on_shards(options: EngineOptions) -> EngineOptions:
+    """Reverse mode on graphs built anew: what all ranks can do in step."""
+    if options.strategy not in ("auto", "reverse") or options.compile:
+        chosen = "compile=True" if options.compile else f"strategy={options.strategy!r}"
+        msg = (
+            f"{chosen} does not work on sharded parameters: torch has no forward mode through them, and other values "
+            "cannot stand in their place. Use strategy='reverse', or 'auto'."
+        )
+        raise ValueError(msg)
+    if options.cache not in ("auto", "rebuild"):
+        msg = (
+            f"cache={options.cache!r} does not work on sharded parameters: ranks that keep different graphs would wait "
+            "for one another. Use cache='rebuild', or 'auto'."
+        )
+        raise ValueError(msg)
+    return EngineOptions(strategy="reverse", cache="rebuild")
 
 
 class _LeanElseReverse(LeanLinearization):

@@ -25,6 +25,7 @@ from curvkit_core.losses.batch_tree import tensors
 __all__ = ["Fingerprint", "content_hash", "fingerprint_of_batch", "fingerprint_of_model"]
 
 _BLOCK = 1 << 16  # words at a time: they and their scratch stay in the cache
+_SMALL = 1 << 12  # words of a tensor that is hashed together with others: calls, not bytes, are what it costs
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
@@ -38,9 +39,12 @@ class Fingerprint:
 
 def content_hash(tensor: Tensor) -> Tensor:
     """A 64-bit hash of the tensor's bytes in their order, as a scalar int64 on its device; no wait for the device."""
-    words = _as_words(tensor)
-    weights = _weights(tensor.device)
-    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    return _hash_of_words(_as_words(tensor))
+
+
+def _hash_of_words(words: Tensor) -> Tensor:
+    weights = _weights(words.device)
+    total = torch.zeros((), dtype=torch.int64, device=words.device)
     for number, low in enumerate(range(0, words.numel(), _BLOCK)):
         block = words[low : low + _BLOCK]
         mixed = (block >> 33).add_(block)  # bit 63, a sign, counts as bit 30 too, which is no number's sign
@@ -52,7 +56,8 @@ def content_hash(tensor: Tensor) -> Tensor:
 def fingerprint_of_model(model: nn.Module, loss: object) -> Fingerprint:
     """Every parameter and buffer under every name: object, storage, version, layout, bytes.
 
-    And what else a forward may read: the modules' plain tensors, numbers and words, their modes, and the loss's.
+    And what else a forward may read: the modules' plain tensors, numbers and words, their modes, and the loss's; and
+    which hooks it runs.
     """
     named: list[tuple[str, Tensor]] = [
         *model.named_parameters(remove_duplicate=False),
@@ -61,11 +66,14 @@ def fingerprint_of_model(model: nn.Module, loss: object) -> Fingerprint:
     plain: list[tuple[Any, ...]] = []
     owners: list[tuple[str, object]] = [*model.named_modules(), ("loss", loss)]
     for owner, thing in owners:
+        if isinstance(thing, nn.Module) and (thing._forward_hooks or thing._forward_pre_hooks):
+            plain.append((owner, *thing._forward_hooks, None, *thing._forward_pre_hooks))  # numbers torch uses once
         for name, value in _attributes(thing):
             if isinstance(value, Tensor):
                 named.append((f"{owner}.{name}", value))
             elif isinstance(value, _PLAIN):
                 plain.append((owner, name, type(value), value))
+    named = [(name, _here(t)) for name, t in named]
     identities = tuple((name, id(t), t.data_ptr(), t._version, t.shape, t.stride(), t.dtype) for name, t in named)
     distinct = {id(t): t for _, t in named}
     return Fingerprint((*identities, *plain), _hashes(distinct.values()))
@@ -75,6 +83,12 @@ def fingerprint_of_batch(batch: Any) -> Fingerprint:
     """The contents of a batch's tensors: a loader makes new tensors at each pass, so objects do not count."""
     found = list(tensors(batch))
     return Fingerprint(tuple((tuple(t.shape), t.dtype) for t in found), _hashes(found))
+
+
+def _here(tensor: Tensor) -> Tensor:
+    """The tensor, or what of a sharded one lies on this rank."""
+    to_local = getattr(tensor.detach(), "to_local", None)
+    return tensor if to_local is None else cast(Tensor, to_local())
 
 
 def _attributes(thing: object) -> Iterator[tuple[str, object]]:
@@ -87,11 +101,18 @@ def _attributes(thing: object) -> Iterator[tuple[str, object]]:
 
 
 def _hashes(found: Iterable[Tensor]) -> tuple[int, ...]:
-    by_device: dict[torch.device, list[Tensor]] = {}
+    """A hash a large tensor, and one of all small ones in a row (each tensor's size is told beside the hashes)."""
+    by_device: dict[torch.device, tuple[list[Tensor], list[Tensor]]] = {}
     for tensor in found:
         for dense in _dense_parts(tensor.detach()):
-            by_device.setdefault(dense.device, []).append(content_hash(dense))
-    return tuple(h for hashes in by_device.values() for h in torch.stack(hashes).tolist())  # one wait a device
+            words = _as_words(dense)
+            small, large = by_device.setdefault(dense.device, ([], []))
+            (small if words.numel() <= _SMALL else large).append(words)
+    hashes: list[int] = []
+    for small, large in by_device.values():
+        parts = [torch.cat(small), *large] if small else large
+        hashes += torch.stack([_hash_of_words(words) for words in parts]).tolist()  # one wait a device
+    return tuple(hashes)
 
 
 def _dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvkit_core.backends import HoldsShards
+from curvkit_core.linearize.padding_rows import padding_rows_differentiated
 from curvkit_core.linearize.second_order_mode import second_order_mode
 from curvkit_core.losses.batch_tree import map_tensors
 from curvkit_core.losses.protocol import Outputs
@@ -50,6 +52,7 @@ class Forward:
         """Keep the values in: around the forward, and around every backward, which may recompute (checkpointing)."""
         with (
             second_order_mode(self.problem.model, self.problem.loss) if self.second_order else nullcontext(),
+            padding_rows_differentiated(self.problem.model),
             self._swap.installed(),
         ):
             yield
@@ -62,7 +65,8 @@ class Forward:
                 lambda t: t.to(torch.promote_types(t.dtype, wide)) if t.is_floating_point() else t, batch
             )
         context = self.problem.forward_context if self.problem.forward_context is not None else nullcontext
-        with context():
+        backend = self.problem.backend
+        with backend.forward(self.problem.model) if isinstance(backend, HoldsShards) else nullcontext(), context():
             outputs = self.problem.loss.outputs(self.problem.model, batch)
         if not isinstance(outputs, tuple):
             msg = (

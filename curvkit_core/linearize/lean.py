@@ -66,7 +66,8 @@ class LeanLinearization(Linearization):
         with torch.enable_grad(), forward.opened():
             outputs = forward.run(self.batch)
             self._y = tuple(t.detach() for t in outputs)
-            return backward_rows(outputs, u, list(leaves.values()), self.parameters)
+            # a plain gradient's memory: the graph goes while the slopes come
+            return backward_rows(outputs, u, list(leaves.values()), self.parameters, keep_graph=False)
 
     def hvp(self, V: Tensor) -> Tensor:
         """The loss sum's Hessian times each row, by double backward on a graph that lasts for this call."""

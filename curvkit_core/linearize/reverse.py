@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvkit_core.backends import HoldsShards
 from curvkit_core.linearize.forward import Forward
 from curvkit_core.linearize.graph_size import graph_bytes
 from curvkit_core.linearize.linearization import Linearization
@@ -43,20 +44,34 @@ class ForwardGraph:
         Others of the model that it shall reach as well.
     offload : bool
         Keep what the graphs save in host memory, and bring it back when it is used.
+    loss_weight : float or Tensor
+        What the loss is multiplied by where it is differentiated; of a linearization, its J^T u and Hessian products.
     """
 
     def __init__(
-        self, problem: Problem, batch: Any, *, besides: Iterable[nn.Parameter] = (), offload: bool = False
+        self,
+        problem: Problem,
+        batch: Any,
+        *,
+        besides: Iterable[nn.Parameter] = (),
+        offload: bool = False,
+        loss_weight: float | Tensor = 1.0,
     ) -> None:
         self.offload = offload and problem.parameters.device.type != "cpu"
         self.loss = problem.loss
         self.batch = batch
-        reached = dict.fromkeys([*besides, *(e.parameter for e in problem.parameters)])
-        self.leaves: Mapping[nn.Parameter, Tensor] = {p: p.detach().requires_grad_() for p in reached}
+        self.loss_weight = loss_weight
+        reached: dict[nn.Parameter, Tensor] = {p: p for p in besides}
+        reached |= {e.parameter: e.value for e in problem.parameters}
+        self.leaves: Mapping[nn.Parameter, Tensor] = {p: t.detach().requires_grad_() for p, t in reached.items()}
         self._forward = Forward(problem, self.leaves)
         with torch.enable_grad(), self._forward.opened(), self._saving():
             self.outputs = self._forward.run(batch)
-        self.rows = {name: RowPolicy() for name in ("jvp", "vjp", "hvp")}
+        # a backward of sharded weights talks to other ranks: rows go one after the other, and no saved tensor is
+        # looked at, which would gather it
+        self._sharded = isinstance(problem.backend, HoldsShards)
+        batched = False if self._sharded else None
+        self.rows = {name: RowPolicy(batched=batched) for name in ("jvp", "vjp", "hvp")}
         self._transposed: tuple[dict[nn.Parameter, Tensor], Outputs] | None = None
         self._gradient: dict[nn.Parameter, Tensor] | None = None
 
@@ -82,6 +97,7 @@ class ForwardGraph:
         """
         if self._gradient is None:
             loss = self.loss.loss_sum(self.outputs, self.batch)
+            loss = loss if _is_one(self.loss_weight) else loss * self.loss_weight
             self._gradient = self._slopes([loss] if loss.requires_grad else [], None)
         return self._gradient
 
@@ -97,7 +113,7 @@ class ForwardGraph:
     @property
     def held(self) -> int:
         """The forward graph's memory, where it matters: not on a CPU, where rows go one after the other."""
-        return 0 if self.outputs[0].device.type == "cpu" else graph_bytes(self.outputs)
+        return 0 if self._sharded or self.outputs[0].device.type == "cpu" else graph_bytes(self.outputs)
 
     @property
     def stages(self) -> int:
@@ -152,6 +168,8 @@ class ReverseLinearization(Linearization):
 
     def vjp(self, u: Outputs) -> Tensor:
         """J^T u for each leading entry: one backward pass a row."""
+        weight = self.graph.loss_weight
+        u = u if _is_one(weight) else tuple(t * weight for t in u)
         return backward_rows(
             self.graph.outputs, u, self._leaves, self.parameters, policy=self.graph.rows["vjp"], nbytes=self.graph.held
         )
@@ -169,6 +187,10 @@ class ReverseLinearization(Linearization):
         return self.parameters.flatten_rows(rows)
 
 
+def _is_one(weight: float | Tensor) -> bool:
+    return not isinstance(weight, Tensor) and weight == 1.0
+
+
 def backward_rows(
     outputs: Outputs,
     u: Outputs,
@@ -177,12 +199,23 @@ def backward_rows(
     *,
     policy: RowPolicy | None = None,
     nbytes: int = 0,
+    keep_graph: bool = True,
 ) -> Tensor:
-    """J^T u for each leading entry of u through the graph of `outputs`, which stays: (k, n)."""
+    """J^T u for each leading entry of u through the graph of `outputs`: (k, n). It stays, unless told otherwise."""
     live = [i for i, t in enumerate(outputs) if t.requires_grad]
     rows = u[0].shape[0]
     if not live or not rows:
-        return torch.zeros((rows, parameters.n), dtype=parameters.dtype, device=parameters.device)
+        return torch.zeros((rows, parameters.n_local), dtype=parameters.dtype, device=parameters.device)
     along = [u[i].to(outputs[i].dtype) for i in live]
-    slopes = (policy or RowPolicy()).gradients([outputs[i] for i in live], leaves, along, nbytes=nbytes)
-    return parameters.flatten_rows(slopes)
+    policy = policy or RowPolicy()
+    slopes = policy.gradients([outputs[i] for i in live], leaves, along, nbytes=nbytes, keep_graph=keep_graph)
+    rows_of_slopes = [list(row) for row in slopes]
+    del slopes
+    return parameters.flatten_rows([_handed_over(row) for row in rows_of_slopes])
+
+
+def _handed_over(tensors: list[Tensor | None]) -> Iterator[Tensor | None]:
+    """Each tensor, let go of once the next is asked for: a vector's slopes are not held beside the whole vector."""
+    tensors.reverse()
+    while tensors:
+        yield tensors.pop()

@@ -36,11 +36,18 @@ class RowPolicy:
     width: int = 1
 
     def gradients(
-        self, roots: Sequence[Tensor], leaves: Sequence[Tensor], along: Sequence[Tensor], *, nbytes: int = 0
+        self,
+        roots: Sequence[Tensor],
+        leaves: Sequence[Tensor],
+        along: Sequence[Tensor],
+        *,
+        nbytes: int = 0,
+        keep_graph: bool = True,
     ) -> list[Slopes]:
         """The gradients of `roots` in `leaves` along each row: `along` has one tensor a root, with a leading row axis.
 
-        The graph stays. `nbytes` is what one row is expected to hold meanwhile: it bounds the width.
+        `nbytes` is what one row is expected to hold meanwhile: it bounds the width. Without `keep_graph` the last of
+        the rows that go one after the other frees the graph as it goes through it.
         """
         rows = along[0].shape[0]
         if self.batched is None and rows > 1:
@@ -51,7 +58,10 @@ class RowPolicy:
                 self.width = max(2, int(0.5 * free_memory(device) / max(nbytes, 1)))
                 self._measure(roots, leaves, along)
         if not self.batched:
-            return [one_row(roots, leaves, [a[k] for a in along]) for k in range(rows)]
+            return [
+                one_row(roots, leaves, [a[k] for a in along], keep_graph=keep_graph or k < rows - 1)
+                for k in range(rows)
+            ]
         found: list[Slopes] = []
         for low in range(0, rows, self.width):
             found += batched_rows(roots, leaves, [a[low : low + self.width] for a in along])
@@ -77,9 +87,11 @@ class RowPolicy:
         self.batched = seconds["batched"] < seconds["looped"] and _agree(found, expected)
 
 
-def one_row(roots: Sequence[Tensor], leaves: Sequence[Tensor], along: Sequence[Tensor]) -> Slopes:
+def one_row(
+    roots: Sequence[Tensor], leaves: Sequence[Tensor], along: Sequence[Tensor], *, keep_graph: bool = True
+) -> Slopes:
     """One row's gradients; None for a leaf that is not reached."""
-    return torch.autograd.grad(roots, leaves, along, retain_graph=True, allow_unused=True)
+    return torch.autograd.grad(roots, leaves, along, retain_graph=keep_graph, allow_unused=True)
 
 
 def batched_rows(roots: Sequence[Tensor], leaves: Sequence[Tensor], along: Sequence[Tensor]) -> list[Slopes]:

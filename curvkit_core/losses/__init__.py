@@ -4,6 +4,7 @@ from curvkit_core.lazy import lazy_names
 
 _WHERE = {
     "BCEWithLogitsLoss": "curvkit_core.losses.bce",
+    "BindsToModel": "curvkit_core.losses.protocol",
     "CallableLoss": "curvkit_core.losses.callable_loss",
     "ComputesUnitLosses": "curvkit_core.losses.protocol",
     "CrossEntropyLoss": "curvkit_core.losses.cross_entropy",
@@ -14,6 +15,7 @@ _WHERE = {
     "PreparesSecondOrder": "curvkit_core.losses.protocol",
     "SamplesTargets": "curvkit_core.losses.protocol",
     "Uniforms": "curvkit_core.losses.protocol",
+    "TokenCrossEntropy": "curvkit_core.losses.token_cross_entropy",
     "UnitGradients": "curvkit_core.losses.unit_gradients",
     "UsesKernels": "curvkit_core.losses.protocol",
     "as_loss_adapter": "curvkit_core.losses.from_torch",

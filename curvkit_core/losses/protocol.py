@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from curvkit_core.kernels import Kernels
 
 __all__ = [
+    "BindsToModel",
     "ComputesUnitLosses",
     "GivesGGN",
     "GivesUnitOuter",
@@ -115,6 +116,19 @@ class PreparesSecondOrder(Protocol):
 
     def second_order(self, model: nn.Module) -> AbstractContextManager[None]:
         """Surround a forward and its backward passes; the model is as it was afterwards."""
+        ...
+
+
+@runtime_checkable
+class BindsToModel(Protocol):
+    """A loss that looks at the model once, to compute with less: where its linear head is, for instance."""
+
+    def bind(self, model: nn.Module, batch: Any) -> tuple[Self, tuple[str, ...]]:
+        """The same loss for this model, and what a reader of results should know, a line each.
+
+        A problem calls it once, before its first product, with its first microbatch, the model in the problem's mode
+        and no gradients. Cost is all that may change: a loss that was not bound must be right too.
+        """
         ...
 
 

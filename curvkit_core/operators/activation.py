@@ -1,4 +1,4 @@
-r"""The loss's curvature in an activation or an input: :math:`\nabla_a^2 L`, or its Gauss-Newton part."""
+r"""The loss's curvature in an activation or an input: :math:`\nabla_a^2 L`, its Gauss-Newton part, or a Fisher."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from curvkit_core.losses.protocol import Outputs
 from curvkit_core.operators.activation_site import Tap
 from curvkit_core.operators.base import CurvatureOperator
 from curvkit_core.operators.data_layout import DataLayout
+from curvkit_core.operators.data_operator import DataOperator
+from curvkit_core.operators.empirical_fisher import EmpiricalFisherOperator
+from curvkit_core.operators.fisher import FisherOperator
 from curvkit_core.operators.ggn import GGNOperator
 from curvkit_core.operators.hessian import HessianOperator
 from curvkit_core.problem.problem import Piece, Problem
 
 __all__ = ["ActivationOperator"]
 
-_KINDS = ("hessian", "ggn")
+_KINDS = ("hessian", "ggn", "fisher", "empirical-fisher")
 
 
 class ActivationOperator(CurvatureOperator):
-    r"""The Hessian :math:`\nabla_a^2 L` of the risk in an activation a, or the Gauss-Newton matrix in it.
+    r"""The Hessian :math:`\nabla_a^2 L` of the risk in an activation a, or the Gauss-Newton matrix or a Fisher in it.
 
     The vectors are the activation over all the data, each batch's flattened in C order, the batches one after another:
     with the data on the leading axis no cut into batches changes it, and examples that do not meet in the network have
@@ -34,7 +37,7 @@ class ActivationOperator(CurvatureOperator):
     give the problem that batch; for some positions use :class:`curvkit_core.operators.SubmatrixOperator`.
 
     Only the part of the run that follows the activation is differentiated: a Hessian product costs at most three
-    gradients, a Gauss-Newton product 7/3, rebuilt. One forward pass on construction counts the elements.
+    gradients, one of the other kinds 7/3, rebuilt. One forward pass on construction counts the elements.
 
     Parameters
     ----------
@@ -43,25 +46,36 @@ class ActivationOperator(CurvatureOperator):
     at : str
         A module's name, ``"blocks.3"``: its output, or the first tensor of a tuple; it runs once in a forward.
         ``"batch:x"`` or ``"batch:0"``: the input under that key, attribute or position of the batch.
-    kind : {"hessian", "ggn"}
+    kind : {"hessian", "ggn", "fisher", "empirical-fisher"}
+        The matrix that the operator of that name is over the parameters, in the activation's place.
+    num_samples : int, at least 1
+    seed : int, 0 to 2^63 - 1
+        Of ``kind="fisher"``: the targets are those of :class:`curvkit_core.FisherOperator`.
+
+    Attributes
+    ----------
+    shapes : tuple of torch.Size
+        The activation's shape in each microbatch, in the vectors' order.
 
     Raises
     ------
     TypeError
-        If the value there is no tensor of floating-point numbers, or ``kind="ggn"`` and the loss has no Gauss-Newton
-        split.
+        If the value there is no tensor of floating-point numbers, or the loss lacks what the kind needs: a Gauss-Newton
+        split, targets to draw, units that can be told apart.
     ValueError
         If there is no such module or entry, it runs several times or never, or the data is spread over ranks.
     """
 
-    def __init__(self, problem: Problem, at: str, *, kind: str = "hessian") -> None:
+    def __init__(
+        self, problem: Problem, at: str, *, kind: str = "hessian", num_samples: int = 1, seed: int = 0
+    ) -> None:
         if not isinstance(problem, Problem):
             msg = f"problem is a {type(problem).__name__}: expected a curvkit_core.Problem(model, batches, loss)."
             raise TypeError(msg)
         if kind not in _KINDS:
             msg = f"kind={kind!r} is unknown: expected one of {', '.join(map(repr, _KINDS))}."
             raise ValueError(msg)
-        if kind == "ggn" and getattr(problem.loss, "hessian_only", False):
+        if kind != "hessian" and getattr(problem.loss, "hessian_only", False):
             msg = (
                 f"{type(problem.loss).__name__} does not tell where the model ends and the loss begins, so there is no "
                 "Gauss-Newton split. Use a loss adapter with outputs and loss_sum, or kind='hessian'."
@@ -69,21 +83,24 @@ class ActivationOperator(CurvatureOperator):
             raise TypeError(msg)
         self.at, self.kind = at, kind
         self._problem = problem
+        # one of the same kind over the parameters: it multiplies here too, on another linearization, and the checks
+        # look at the network and the loss through it
+        self._over_parameters = _over_parameters(problem, kind, num_samples, seed)
         self._layout = DataLayout(problem, f"elements at {at!r}")
         dtype, device = torch.float32, problem.parameters.device
+        shapes = []
         with problem.opened():
             for piece in problem.pieces():
                 activation = _ActivationLinearization(problem, piece, at, differentiable=False).activation
                 dtype, device = torch.promote_types(dtype, activation.dtype), activation.device
                 self._layout.add(piece, activation.numel())
+                shapes.append(activation.shape)
         if not self._layout.total:
             msg = f"the data ({type(problem.batches).__name__}) gave no activations: pass at least one batch."
             raise ValueError(msg)
+        self.shapes = tuple(shapes)
         space = VectorSpace([Segment(name=at, numel=self._layout.total)], dtype=dtype, device=device)
         super().__init__(space, symmetric=True, problem=problem)
-        # the checks look at the network and the loss as such, by the same kind of product over the parameters
-        over = HessianOperator if kind == "hessian" else GGNOperator
-        self._over_parameters = over(problem, cache="rebuild")
 
     def rows_product(self, V: Tensor) -> Tensor:
         """One pass over the data, each microbatch's part of V by itself; divided once by the number of units."""
@@ -92,13 +109,16 @@ class ActivationOperator(CurvatureOperator):
         total = torch.zeros_like(V)
         count = torch.zeros((), dtype=torch.float64, device=V.device)
         index = -1
+        self._over_parameters.begin_pass()
         with problem.opened():
             for index, piece in enumerate(problem.pieces()):
                 lin = _ActivationLinearization(problem, piece, self.at)
                 place = self._layout.place(index, piece, lin.activation.numel())
+                if not lin.reaches_outputs:
+                    self._note_no_effect()
                 with lin.opened():
                     part = V[:, place]
-                    product = lin.hvp(part) if self.kind == "hessian" else lin.vjp(lin.loss_curvature(lin.jvp(part)))
+                    product = self._over_parameters.batch_product(lin, piece.batch, part)
                 if watch is not None:
                     watch.after(piece, lin, part, product)
                 total[:, place] = product * piece.weight
@@ -109,6 +129,19 @@ class ActivationOperator(CurvatureOperator):
         if watch is not None:
             watch.end(problem.num_units)
         return product
+
+    def _note_no_effect(self) -> None:
+        text = f"no output depends on the activation at {self.at!r}: its curvature there is zero."
+        if text not in self._problem.history.findings:
+            self._problem.history.findings.append(text)
+
+
+def _over_parameters(problem: Problem, kind: str, num_samples: int, seed: int) -> DataOperator:
+    if kind == "fisher":
+        return FisherOperator(problem, num_samples=num_samples, seed=seed, cache="rebuild")
+    if kind == "empirical-fisher":
+        return EmpiricalFisherOperator(problem, cache="rebuild")
+    return HessianOperator(problem, cache="rebuild") if kind == "hessian" else GGNOperator(problem, cache="rebuild")
 
 
 class _ActivationLinearization(Linearization):
@@ -133,6 +166,11 @@ class _ActivationLinearization(Linearization):
             self._outputs = self._forward.run(self.batch)
         self.activation = self._tap.finish()
         self.y = tuple(t.detach() for t in self._outputs)
+
+    @property
+    def reaches_outputs(self) -> bool:
+        """Whether the model's outputs depend on the activation."""
+        return any(t.requires_grad for t in self._outputs)
 
     @contextmanager
     def opened(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from curvkit_core.operators.fisher import FisherOperator
 from curvkit_core.operators.ggn import GGNOperator
 from curvkit_core.operators.hessian import HessianOperator
 from curvkit_core.problem.problem import Problem
-from curvkit_core.problem.selection import Selector, as_selector
+from curvkit_core.problem.selection import ReadsModel, Selector, as_selector
 
 __all__ = ["BlockDiagonalOperator", "block_diagonal"]
 
@@ -70,7 +70,7 @@ class BlockDiagonalOperator(CurvatureOperator):
 
 def block_diagonal(
     problem: Problem,
-    groups: Iterable[str | Iterable[str] | Selector],
+    groups: Iterable[str | Iterable[str] | Selector | ReadsModel],
     *,
     kind: str | Callable[[Problem], CurvatureOperator] = "ggn",
 ) -> BlockDiagonalOperator:
@@ -96,12 +96,12 @@ def block_diagonal(
     TypeError
         If `groups` is one string.
     ValueError
-        If a group selects nothing, two share a parameter, or `kind` is unknown.
+        If a group selects nothing or part of a parameter, two share a parameter, or `kind` is unknown.
     """
     if isinstance(groups, str):
         msg = f"groups={groups!r} is one string: expected a list of groups, [{groups!r}, ...], a block each."
         raise TypeError(msg)
-    selectors = [as_selector(group) for group in groups]
+    selectors = [as_selector(group, problem.model) for group in groups]
     if not selectors:
         msg = "groups is empty: expected at least one group of parameters, for instance ['blocks.0', 'blocks.1']."
         raise ValueError(msg)
@@ -125,7 +125,7 @@ class _Within:
         self.chosen = chosen
         self.patterns = getattr(selector, "patterns", ())
 
-    def __call__(self, name: str, parameter: nn.Parameter) -> bool:
+    def __call__(self, name: str, parameter: nn.Parameter) -> bool | Tensor:
         return id(parameter) in self.chosen and self.selector(name, parameter)
 
     def __repr__(self) -> str:
@@ -164,4 +164,10 @@ def _entries(block: CurvatureOperator, number: int) -> Iterator[tuple[str, slice
         msg = f"block {number}, {block!r}, is not laid out over a problem's parameters: expected an operator of one."
         raise ValueError(msg)
     for entry in block.problem.parameters:
+        if entry.elements is not None:
+            msg = (
+                f"block {number} holds part of {entry.name!r}, {entry.numel} of its elements: expected whole "
+                "parameters. For a part by itself use problem.restrict(...)."
+            )
+            raise ValueError(msg)
         yield entry.name, entry.place

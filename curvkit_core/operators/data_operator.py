@@ -58,6 +58,12 @@ class DataOperator(CurvatureOperator):
         The result is added to and scaled in place: give a tensor of its own, as the linearization's methods do.
         """
 
+    def begin_pass(self) -> None:
+        """Called before each pass over the data: an operator that counts through a pass starts anew."""
+
+    def end_pass(self) -> None:
+        """Called after each pass over this rank's data, before the ranks' sums meet: counts can be checked here."""
+
     @property
     def strategy(self) -> str:
         """How the last product was made, in words."""
@@ -65,14 +71,25 @@ class DataOperator(CurvatureOperator):
 
     def rows_product(self, V: Tensor) -> Tensor:
         """One pass over the data: sums and counts per microbatch, reduced over ranks, divided in one place."""
+        problem = self._problem
+        watch = checks.begin(problem, self, self._engine.options)
+        self.begin_pass()
+        with problem.together(V):
+            total, count = self._sums(V, watch)
+        product = problem.average(torch.zeros_like(V) if total is None else total, count)
+        if watch is not None:
+            watch.end(problem.num_units)
+        return product
+
+    def _sums(self, V: Tensor, watch: checks.Watch | None) -> tuple[Tensor | None, Tensor]:
+        """This rank's sum of products, None where it has no data, and its count."""
         problem, engine = self._problem, self._engine
-        watch = checks.begin(problem, self, engine.options)
         total: Tensor | None = None
         count = torch.zeros((), dtype=torch.float64, device=V.device)
         batches = 0
         with problem.opened():
             engine.begin_pass()
-            for piece in problem.pieces():
+            for piece in problem.pieces_in_step():
                 with engine.linearized(piece) as lin:
                     product = self.batch_product(lin, piece.batch, V)
                 if watch is not None:
@@ -85,10 +102,8 @@ class DataOperator(CurvatureOperator):
                 batches = piece.number + 1
             engine.end_pass()
         problem.history.batches_seen = batches
-        product = problem.average(torch.zeros_like(V) if total is None else total, count)
-        if watch is not None:
-            watch.end(problem.num_units)
-        return product
+        self.end_pass()
+        return total, count
 
 
 def _own(product: Tensor, V: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from attrs import define
 from torch import Tensor
 
-from curvkit_core.backends import probes
+from curvkit_core.backends import HoldsShards, probes
 from curvkit_core.linearize import Linearization
 from curvkit_core.losses import SamplesTargets
 from curvkit_core.losses.protocol import GivesUnitOuter, Outputs
@@ -87,12 +87,48 @@ class FisherOperator(DataOperator):
         self._loss: SamplesTargets = problem.loss
         self._first_unit = self._units = 0
         self._counted: Callable[[], Linearization | None] = _nothing
+        self._own_units: tuple[int, int] | None = None  # units of the ranks before this one, and this one's
 
-    def rows_product(self, V: Tensor) -> Tensor:
-        """One pass over the data; units are counted anew."""
-        self._first_unit = self._units = 0
+    def begin_pass(self) -> None:
+        """Units are counted anew, from those of the ranks before this one."""
+        if self._own_units is None and self._problem.backend.world.size > 1:
+            self._own_units = self._count_units()
+        self._first_unit = 0 if self._own_units is None else self._own_units[0]
+        self._units = 0
         self._counted = _nothing
-        return super().rows_product(V)
+
+    def end_pass(self) -> None:
+        """On several ranks the numbers of the later ranks' units lean on this one's being as many as before."""
+        if self._own_units is None or isinstance(self._problem.backend, HoldsShards):
+            return
+        before, own = self._own_units
+        seen = self._first_unit + self._units - before
+        if seen != own:
+            msg = (
+                f"rank {self._problem.backend.world.rank} drew targets for {seen} units where its data had {own} when "
+                "they were counted: sampled targets go by unit number, rank by rank. Give the same data at each pass."
+            )
+            raise ValueError(msg)
+
+    def _count_units(self) -> tuple[int, int]:
+        """How many units the ranks before this one have, and this one: one forward pass over the data, once."""
+        problem, engine = self._problem, self._engine
+        world = problem.backend.world
+        sums = torch.zeros(1, dtype=torch.float64, device=problem.parameters.device)
+        each = sums.new_zeros(world.size)
+        with problem.together(sums, each):
+            units = 0
+            with problem.opened():
+                engine.begin_pass()
+                for piece in problem.pieces_in_step():
+                    with engine.linearized(piece) as lin, torch.no_grad():
+                        numbers = _UnitNumbers(seed=0, sample=0, first_unit=0, device=lin.y[0].device)
+                        self._loss.sample_targets(lin.y, piece.batch, numbers)
+                    units += numbers.units if piece.loss_weight != 0.0 else 0
+            each[world.rank] = units
+        # in the counts' place, which are exact whatever the vectors' dtype
+        _, each = problem.backend.reduce((sums, each))
+        return int(each[: world.rank].sum()), units
 
     def batch_product(self, lin: Linearization, batch: Any, V: Tensor) -> Tensor:
         """The sum over units of the mean over samples of g <g, v>."""

@@ -131,6 +131,9 @@ class LinearMap(ABC):
             Above 20,000 x 20,000 entries, where the matrix no longer fits a usual machine.
         """
         m, n = self.shape
+        if self.domain.n_local != n or self.codomain.n_local != m:
+            msg = f"to_dense() of {self!r}: its vectors are spread over ranks. Use products, or the replicated backend."
+            raise ValueError(msg)
         if m * n > _DENSE_LIMIT**2:
             if m == n:
                 msg = f"to_dense() of an operator with n={n:,}: expected n <= {_DENSE_LIMIT:,}."

@@ -5,6 +5,7 @@ from curvkit_core.lazy import lazy_names
 _WHERE = {
     "ParameterSpace": "curvkit_core.problem.parameters",
     "Problem": "curvkit_core.problem.problem",
+    "ReadsModel": "curvkit_core.problem.selection",
     "match_names": "curvkit_core.problem.selection",
     "match_regex": "curvkit_core.problem.selection",
 }

@@ -27,6 +27,10 @@ class History:
         What the checks could not tell, or only warned of.
     kept_graphs : object or None
         The engine's kept graphs, so that operators and blocks share them.
+    bound_loss : object or None
+        The loss after it has seen the model, where it binds to one.
+    bound_notes : tuple of str
+        What it then said; they are among the findings, of other data's twins too.
     """
 
     units: float | None = None
@@ -36,3 +40,5 @@ class History:
     probed: dict[object, list[frozenset[object]]] = field(factory=dict)
     findings: list[str] = field(factory=list)
     kept_graphs: object | None = None
+    bound_loss: object | None = None
+    bound_notes: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 
 import torch
@@ -12,12 +12,12 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from curvkit_core.backends import Segment
-from curvkit_core.problem.selection import Selector, as_selector
+from curvkit_core.problem.selection import ReadsModel, Selector, as_selector
 
 __all__ = ["Entry", "ParameterSpace", "canonical_name"]
 
 _PARAMETRIZED = re.compile(r"parametrizations\.([^.]+)\.original(\d*)")
-_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_original_component"})
 
 
 def canonical_name(name: str) -> str:
@@ -36,13 +36,18 @@ class Entry:
     """One selected parameter and its place in the vectors.
 
     `aliases` are its canonical names, the first of them its own: a tied parameter has several and counts once.
-    `raw_names` are the same in the model's own spelling.
+    `raw_names` are the same in the model's own spelling. `elements` are the places in the flattened parameter, rising,
+    of those that were selected; None: all. `part` is what of it lies on this rank, where a backend has sharded it, and
+    `start` its first element's place in the flattened parameter.
     """
 
     parameter: nn.Parameter
     aliases: tuple[str, ...]
     raw_names: tuple[str, ...]
     offset: int
+    elements: Tensor | None = None
+    part: Tensor | None = None
+    start: int = 0
 
     @property
     def name(self) -> str:
@@ -50,14 +55,35 @@ class Entry:
         return self.aliases[0]
 
     @property
+    def value(self) -> Tensor:
+        """What is differentiated with respect to: the parameter itself, or this rank's part of it."""
+        return self.parameter if self.part is None else self.part
+
+    @property
     def numel(self) -> int:
-        """Elements."""
-        return self.parameter.numel()
+        """Elements that were selected, on this rank."""
+        return self.value.numel() if self.elements is None else len(self.elements)
 
     @property
     def place(self) -> slice:
         """Its elements in a vector."""
         return slice(self.offset, self.offset + self.numel)
+
+    def taken(self, tensor: Tensor) -> Tensor:
+        """The selected elements of a tensor shaped like the whole parameter: (numel,)."""
+        flat = tensor.reshape(-1)
+        if self.part is not None:
+            return flat[self.start : self.start + self.numel]
+        return flat if self.elements is None else flat[self.elements.to(flat.device)]
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """The selected elements (..., numel) in a tensor shaped like `value` (..., *shape), zero elsewhere."""
+        shape = (*rows.shape[:-1], *self.value.shape)
+        if self.elements is None:
+            return rows.reshape(shape)
+        whole = rows.new_zeros((*rows.shape[:-1], self.parameter.numel()))
+        whole[..., self.elements.to(rows.device)] = rows
+        return whole.view(shape)
 
 
 class ParameterSpace:
@@ -68,17 +94,36 @@ class ParameterSpace:
     model : torch.nn.Module
         Its parameters are referred to, never copied or written.
     params : None, str, iterable of str, or callable
-        None: all that require grad. Globs or a function of (name, parameter) may name frozen ones as well.
+        None: all that require grad. Globs or a function of (name, parameter) may name frozen ones as well. A function
+        may also give a mask, a bool tensor of the parameter's shape: the vectors hold the elements where it is True, in
+        C order, and nothing is differentiated with respect to the others.
+    cut : callable or None
+        ``cut(name, parameter)`` -> this rank's part and where it starts, on a backend that shards parameters.
+
+    Attributes
+    ----------
+    n : int
+        Length of the vectors, over all shards.
+    n_local : int
+        Their length on this rank.
 
     Raises
     ------
     ValueError
-        If the model has no parameters, or none fits; near names are listed.
+        If the model has no parameters, or none fits; near names are listed. If a mask has another dtype or shape, or
+        is for a sharded parameter.
     """
 
-    def __init__(self, model: nn.Module, params: str | Iterable[str] | Selector | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        params: str | Iterable[str] | Selector | ReadsModel | None = None,
+        *,
+        cut: Callable[[str, nn.Parameter], tuple[Tensor, int]] | None = None,
+    ) -> None:
         self.model = model
-        selector = as_selector(params)
+        self._cut = cut
+        selector = as_selector(params, model)
         names: dict[nn.Parameter, list[str]] = {}
         for raw, parameter in model.named_parameters(remove_duplicate=False):
             names.setdefault(parameter, []).append(raw)
@@ -89,18 +134,24 @@ class ParameterSpace:
         offset = 0
         for parameter, raw_names in names.items():
             aliases = tuple(canonical_name(raw) for raw in raw_names)
-            if any(selector(alias, parameter) for alias in aliases):
+            chosen = _chosen(selector, aliases, parameter)
+            if not isinstance(chosen, bool):
                 _check_kind(aliases[0], parameter)
-                entries.append(Entry(parameter=parameter, aliases=aliases, raw_names=tuple(raw_names), offset=offset))
-                offset += parameter.numel()
+                entry = Entry(
+                    parameter=parameter, aliases=aliases, raw_names=tuple(raw_names), offset=offset, elements=chosen
+                )
+                entry = self._on_this_rank(entry)
+                entries.append(entry)
+                offset += entry.numel
         self.entries = tuple(entries)
-        self.n = offset
+        self.n_local = offset
+        self.n = offset if cut is None else sum(e.parameter.numel() for e in entries)
         if not entries:
             raise ValueError(_no_match(selector, names))
         wide = reduce(torch.promote_types, (e.parameter.dtype for e in entries), torch.float32)
         self.dtype = wide
         self.device = entries[0].parameter.device
-        self.segments = tuple(Segment(name=e.name, numel=e.numel) for e in entries)
+        self.segments = tuple(Segment(name=e.name, numel=e.numel, start=e.start) for e in entries)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,6 +176,7 @@ class ParameterSpace:
             If a name has gone, has another shape, or if names that were tied are so no more.
         """
         found = dict(self.model.named_parameters(remove_duplicate=False))
+        self.entries = tuple(self._on_this_rank(e) for e in self.entries)
         if all(found.get(raw) is e.parameter for e in self.entries for raw in e.raw_names):
             return
         entries = []
@@ -137,34 +189,51 @@ class ParameterSpace:
                     f"otherwise than when the problem was built (names: {', '.join(e.aliases)}). Build a new Problem."
                 )
                 raise ValueError(msg)
-            entries.append(evolve(e, parameter=parameter))
+            entries.append(self._on_this_rank(evolve(e, parameter=parameter)))
         self.entries = tuple(entries)
 
-    def to_named(self, vector: Tensor) -> dict[str, Tensor]:
-        """Cut a vector (n,), or rows (k, n), into ``{name: tensor shaped like the parameter}`` (views; (k, *shape))."""
-        if vector.ndim not in (1, 2) or vector.shape[-1] != self.n:
-            msg = f"vector has shape {tuple(vector.shape)}: expected ({self.n},) or (k, {self.n})."
+    def _on_this_rank(self, entry: Entry) -> Entry:
+        if self._cut is None:
+            return entry
+        if entry.elements is not None:
+            msg = (
+                f"params= selects {len(entry.elements)} elements of {entry.name!r}, which is sharded over ranks: "
+                "expected whole parameters there. Select by name, or use one process or the replicated backend."
+            )
             raise ValueError(msg)
-        return {e.name: vector[..., e.place].reshape(*vector.shape[:-1], *e.parameter.shape) for e in self.entries}
+        part, start = self._cut(entry.name, entry.parameter)
+        return evolve(entry, part=part, start=start)
+
+    def to_named(self, vector: Tensor) -> dict[str, Tensor]:
+        """Cut a vector (n,), or rows (k, n), into ``{name: tensor shaped like the parameter}`` (views; (k, *shape)).
+
+        Where only part of a parameter was selected, the tensor is zero elsewhere, and a copy. Of a sharded vector each
+        rank gives the tensors' rows that it holds.
+        """
+        if vector.ndim not in (1, 2) or vector.shape[-1] != self.n_local:
+            msg = f"vector has shape {tuple(vector.shape)}: expected ({self.n_local},) or (k, {self.n_local})."
+            raise ValueError(msg)
+        return {e.name: e.spread(vector[..., e.place]) for e in self.entries}
 
     def from_named(self, named: Mapping[str, Tensor]) -> Tensor:
         """Lay named tensors, each shaped like its parameter, into one vector (n,): the inverse of `to_named`.
 
-        Every selected parameter must be there, under its name or one of its tied names.
+        Every selected parameter must be there, under its name or one of its tied names; whole, also where a rank keeps
+        its part of them only.
         """
         known = {alias for e in self.entries for alias in e.aliases}
         unknown = [name for name in named if name not in known]
         if unknown:
             msg = f"{unknown[0]!r} is no selected parameter.{_near(unknown[0], sorted(known))}"
             raise ValueError(msg)
-        out = torch.empty(self.n, dtype=self.dtype, device=self.device)
+        out = torch.empty(self.n_local, dtype=self.dtype, device=self.device)
         for e in self.entries:
             value = next((named[alias] for alias in e.aliases if alias in named), None)
             if value is None or value.shape != e.parameter.shape:
                 got = "is missing" if value is None else f"has shape {tuple(value.shape)}"
                 msg = f"{e.name!r} {got}: expected shape {tuple(e.parameter.shape)}."
                 raise ValueError(msg)
-            out[e.place] = value.detach().reshape(-1).to(out)
+            out[e.place] = e.taken(value.detach()).to(out)
         return out
 
     def flatten(self, tensors: Iterable[Tensor | None]) -> Tensor:
@@ -173,22 +242,48 @@ class ParameterSpace:
 
     def flatten_rows(self, rows: Sequence[Iterable[Tensor | None]]) -> Tensor:
         """Lay one tensor a parameter into each row of (k, n); None counts as zeros."""
-        out = torch.empty((len(rows), self.n), dtype=self.dtype, device=self.device)
+        out = torch.empty((len(rows), self.n_local), dtype=self.dtype, device=self.device)
         for row, tensors in zip(out, rows, strict=True):
             for entry, tensor in zip(self.entries, tensors, strict=True):
                 if tensor is None:
                     row[entry.place] = 0.0
-                else:
+                elif entry.elements is None:
                     row[entry.place].view(tensor.shape).copy_(tensor)
+                else:
+                    row[entry.place].copy_(entry.taken(tensor))
         return out
 
     def unflatten(self, vector: Tensor) -> tuple[Tensor, ...]:
         """Cut a vector (n,) into one tensor a parameter, in the parameter's own shape, dtype and device."""
-        return tuple(vector[e.place].view(e.parameter.shape).to(e.parameter) for e in self.entries)
+        return tuple(e.spread(vector[e.place]).to(e.value) for e in self.entries)
 
     def unflatten_rows(self, V: Tensor) -> tuple[Tensor, ...]:
         """Cut rows (k, n) into one tensor a parameter, (k, *its shape), in the parameter's own dtype and device."""
-        return tuple(V[:, e.place].reshape(len(V), *e.parameter.shape).to(e.parameter) for e in self.entries)
+        return tuple(e.spread(V[:, e.place]).to(e.value) for e in self.entries)
+
+
+def _chosen(selector: Selector, aliases: tuple[str, ...], parameter: nn.Parameter) -> Tensor | bool | None:
+    """None: the whole parameter; False: nothing of it; else the places of the elements, on the CPU.
+
+    A tied parameter is selected where it is under any of its names.
+    """
+    mask = None
+    for alias in aliases:
+        answer = selector(alias, parameter)
+        if not isinstance(answer, Tensor):
+            if answer:
+                return None
+        elif answer.dtype != torch.bool or answer.shape != parameter.shape:
+            msg = (
+                f"params={selector!r} gave a mask of dtype {answer.dtype} and shape {tuple(answer.shape)} for "
+                f"{alias!r}: expected torch.bool and {tuple(parameter.shape)}, the parameter's shape."
+            )
+            raise ValueError(msg)
+        else:
+            mask = answer if mask is None else mask | answer
+    if mask is None or not mask.any():
+        return False
+    return None if mask.all() else mask.reshape(-1).nonzero()[:, 0].cpu()
 
 
 def _no_match(selector: Selector, names: Mapping[nn.Parameter, list[str]]) -> str:

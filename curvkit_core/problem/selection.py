@@ -1,17 +1,27 @@
-"""Which parameters: by glob, by regular expression, or by any function of name and parameter."""
+"""Which parameters, or parts of them: by glob, by regular expression, or by any function of name and parameter."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
 from collections.abc import Callable, Iterable
+from typing import Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["Selector", "as_selector", "match_names", "match_regex"]
+__all__ = ["ReadsModel", "Selector", "as_selector", "match_names", "match_regex"]
 
-#: ``(canonical name, parameter) -> bool``.
-Selector = Callable[[str, nn.Parameter], bool]
+#: ``(canonical name, parameter) -> bool``, or a mask of the parameter's shape for part of it.
+Selector = Callable[[str, nn.Parameter], bool | Tensor]
+
+
+@runtime_checkable
+class ReadsModel(Protocol):
+    """A selector that has to see the model before it can tell: what its heads are, for instance."""
+
+    def for_model(self, model: nn.Module) -> Selector:
+        """What it selects in this model."""
+        ...
 
 
 def match_names(*patterns: str) -> Selector:
@@ -30,12 +40,17 @@ def match_regex(pattern: str) -> Selector:
     return _Regex(pattern)
 
 
-def as_selector(params: str | Iterable[str] | Selector | None) -> Selector:
-    """Read what a user passes as ``params``: None is every parameter that requires grad."""
+def as_selector(params: str | Iterable[str] | Selector | ReadsModel | None, model: nn.Module | None = None) -> Selector:
+    """Read what a user passes as ``params``: None is every parameter that requires grad; `model` is shown to it."""
     if params is None:
         return _requires_grad
     if isinstance(params, str):
         return match_names(params)
+    if isinstance(params, ReadsModel):
+        if model is None:
+            msg = f"params={params!r} selects in one model: pass it to Problem, or to problem.restrict."
+            raise TypeError(msg)
+        return params.for_model(model)
     if callable(params):
         return params
     return match_names(*params)

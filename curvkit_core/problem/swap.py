@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from curvkit_core.problem.held_modules import held_modules
+
 __all__ = ["Swap"]
 
 
@@ -28,6 +30,11 @@ class Swap:
         A tied parameter is replaced wherever it occurs.
     dtype : torch.dtype or None
         Give the other parameters and the buffers this dtype where they are floating-point numbers of fewer bits.
+
+    Raises
+    ------
+    ValueError
+        If a parameter that has a value is in no module that can be reached: its derivatives would silently be zero.
     """
 
     def __init__(
@@ -36,7 +43,9 @@ class Swap:
         self.model = model
         shared: dict[int, Tensor] = {}  # tied parameters and shared buffers stay tied and shared
         self._plan: list[tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]] = []
-        for module in model.modules():
+        placed: set[int] = set()
+        for module in held_modules(model):
+            placed.update(map(id, module._parameters.values()))
             parameters, buffers = {}, {}
             for name, parameter in module._parameters.items():
                 if parameter is not None:
@@ -56,6 +65,14 @@ class Swap:
                         shared[id(buffer)] = _widened(buffer.detach().clone(), dtype)
                     buffers[name] = shared[id(buffer)]
             self._plan.append((module, parameters, buffers))
+        if lost := [parameter for parameter in values if id(parameter) not in placed]:
+            names = [name for name, p in model.named_parameters() if any(p is parameter for parameter in lost)]
+            msg = (
+                f"{type(model).__name__} lists {len(lost)} parameters that none of its modules holds, the first being "
+                f"{next(iter(names), 'without a name')!r}: they cannot be given other values. Make their module a "
+                "submodule, or leave them out with params=."
+            )
+            raise ValueError(msg)
 
     @contextmanager
     def installed(self) -> Iterator[None]:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from curvkit_core.problem.held_modules import held_modules
+
 __all__ = ["untouched"]
 
 
@@ -17,7 +19,7 @@ def untouched(model: nn.Module, mode: str) -> Iterator[None]:
 
     Modules keep separate flags (a frozen BatchNorm in a training model), so each one's is restored.
     """
-    flags = [(module, module.training) for module in model.modules()]
+    flags = [(module, module.training) for module in held_modules(model)]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     cpu_state = torch.get_rng_state()
     cuda_states = [(device, torch.cuda.get_rng_state(device)) for device in devices]

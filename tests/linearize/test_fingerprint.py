@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curvkit_core.linearize.fingerprint import content_hash, fingerprint_of_batch
+from curvkit_core.linearize.fingerprint import content_hash, fingerprint_of_batch, fingerprint_of_model
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 
@@ -75,3 +75,37 @@ def test_one_element_of_any_stride_has_a_hash() -> None:
     assert odd.stride() == (22,) and odd.is_contiguous()
     assert int(content_hash(odd)) == int(content_hash(torch.tensor([3.0], dtype=torch.float64)))
     assert int(content_hash(odd)) != int(content_hash(torch.tensor([4.0], dtype=torch.float64)))
+
+
+def test_hooks_count_as_what_a_forward_reads() -> None:
+    """One that is added, one that takes another's place, and one on the way in; without it all is as before."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh())
+
+    def hook(*arguments: object) -> None:
+        """Anything."""
+
+    bare = fingerprint_of_model(model, None)
+    handle = model[0].register_forward_hook(hook)
+    hooked = fingerprint_of_model(model, None)
+    handle.remove()
+    assert hooked != bare == fingerprint_of_model(model, None)
+    with model[0].register_forward_hook(hook):
+        assert fingerprint_of_model(model, None) not in (bare, hooked)
+    with model[0].register_forward_pre_hook(hook):
+        assert fingerprint_of_model(model, None) != bare
+
+
+def test_small_tensors_are_hashed_together_and_each_still_counts() -> None:
+    """Many small tensors are one row of words: a change in any, a swap of two, and one beside a large, all move it."""
+    torch.manual_seed(0)
+    found = [torch.randn(size) for size in (3, 1, 700, 8192, 40_000, 5)]
+    seen = fingerprint_of_batch(found)
+    assert len(seen.hashes) == 2  # the small ones', and that of 20,000 words
+    assert fingerprint_of_batch([t.clone() for t in found]) == seen
+    for place in range(len(found)):
+        changed = [t.clone() for t in found]
+        changed[place][-1] += 1
+        assert fingerprint_of_batch(changed) != seen
+    twins = [torch.zeros(4), torch.ones(4)]
+    assert fingerprint_of_batch(twins) != fingerprint_of_batch(twins[::-1])
+    assert fingerprint_of_batch([torch.ones(3), torch.ones(5)]) != fingerprint_of_batch([torch.ones(5), torch.ones(3)])

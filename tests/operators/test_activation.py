@@ -81,6 +81,51 @@ def test_products_match_the_dense_matrix(name: str, at: str, kind: str) -> None:
     assert relative(found, broken) > TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("name", "at"), [("tied-mlp", "norm"), ("tiny-transformer", "mix"), ("multilabel-mlp", "first")]
+)
+def test_fishers_are_those_of_the_units_gradients_there(name: str, at: str) -> None:
+    """The empirical one of the data's targets; the sampled one of targets that another cut of the data leaves alone."""
+    case = CASES[name]()
+    run, value = from_there(case, at)
+    problem = case.problem()
+    rows = (
+        torch.func.jacrev(lambda a: problem.loss.unit_losses((run(a),), case.batches()[0]))(value).flatten(1).detach()
+    )
+    expected = rows.mT @ rows / case.units
+    cut = case.problem((len(case.inputs) - 3, 2, 1))
+    for p in (problem, cut):
+        assert relative(ActivationOperator(p, at, kind="empirical-fisher").to_dense(), expected) <= TOLERANCE
+    sampled = {}
+    for p, key in ((problem, "whole"), (cut, "cut")):
+        operator = ActivationOperator(p, at, kind="fisher", num_samples=2, seed=5)
+        sampled[key] = operator.to_dense()
+        assert torch.equal(operator.to_dense(), sampled[key])  # the same draws in every pass
+    assert relative(sampled["cut"], sampled["whole"]) <= TOLERANCE
+    other = ActivationOperator(problem, at, kind="fisher", num_samples=2, seed=6).to_dense()
+    assert relative(other, sampled["whole"]) > TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["tied-mlp", "tiny-transformer"])
+def test_the_sampled_fishers_mean_is_the_ggn(name: str) -> None:
+    """Over 400 draws a unit: an entry's error is of the order of the matrix's scale over the root of the draws."""
+    case = CASES[name]()
+    at = "norm" if name == "tied-mlp" else "mix"
+    expected = dense(case, at, "ggn")
+    found = ActivationOperator(case.problem(), at, kind="fisher", num_samples=400, seed=0).to_dense()
+    few = ActivationOperator(case.problem(), at, kind="fisher", num_samples=4, seed=0).to_dense()
+    assert relative(found, expected) <= 4 / 400**0.5
+    assert relative(few, expected) > relative(found, expected)
+    assert relative(ActivationOperator(case.problem(), at, kind="empirical-fisher").to_dense(), expected) > 4 / 400**0.5
+
+
+def test_shapes_are_told_a_microbatch_each() -> None:
+    case = CASES["tiny-transformer"]()
+    rows, length = case.inputs.shape
+    operator = ActivationOperator(case.problem((rows - 1, 1)), "mix")
+    assert operator.shapes == ((rows - 1, length, 4), (1, length, 4))
+
+
 def test_hessian_and_ggn_are_two_matrices_unless_the_rest_is_linear() -> None:
     """At the last layer's own output they agree; before a tanh they do not."""
     case = tied_mlp()
@@ -222,7 +267,9 @@ def test_places_that_are_none_are_refused_with_the_mend() -> None:
         ActivationOperator(problem, "batch:5")
     with pytest.raises(TypeError, match="at=3: expected a module's name"):
         ActivationOperator(problem, 3)
-    with pytest.raises(ValueError, match="kind='fisher' is unknown: expected one of 'hessian', 'ggn'"):
-        ActivationOperator(problem, "norm", kind="fisher")
+    with pytest.raises(ValueError, match="kind='newton' is unknown: expected one of 'hessian', 'ggn', 'fisher'"):
+        ActivationOperator(problem, "norm", kind="newton")
+    with pytest.raises(ValueError, match="num_samples=0: expected a positive integer"):
+        ActivationOperator(problem, "norm", kind="fisher", num_samples=0)
     with pytest.raises(ValueError, match="gave no activations"):
         ActivationOperator(Problem(case.model, [], case.loss), "norm")
