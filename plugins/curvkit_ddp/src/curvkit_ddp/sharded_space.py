@@ -1,0 +1,119 @@
+"""Vectors in parts: a row holds this rank's part of each parameter; small matrices are summed over the shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from curvkit_core.backends import Segment, VectorSpace
+from curvkit_ddp.collectives import small_stack, small_sum
+from curvkit_ddp.ranks import Ranks
+
+__all__ = ["ShardedSpace"]
+
+
+class ShardedSpace(VectorSpace):
+    """The space of vectors over sharded parameters.
+
+    Parameters
+    ----------
+    segments : iterable of Segment
+        This rank's parts, with where they begin.
+    dtype, device
+        As for :class:`curvkit_core.backends.VectorSpace`.
+    shards : Ranks
+        Over which the vectors are cut.
+    everyone : Ranks
+        All ranks, which have to agree.
+    """
+
+    def __init__(
+        self,
+        segments: Iterable[Segment],
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        shards: Ranks,
+        everyone: Ranks,
+    ) -> None:
+        super().__init__(segments, dtype=dtype, device=device)
+        self.shards = shards
+        self.everyone = everyone
+        lying = torch.tensor([(s.start, s.numel) for s in self.segments], dtype=torch.int64).reshape(-1, 2)
+        self._lying = small_stack(shards, lying)  # (size, segments, 2)
+        self._numels = self._lying[:, :, 1].sum(0)
+        self._n, self._longest = int(self._numels.sum()), int(self._lying[:, :, 1].sum(1).max())
+
+    @property
+    def n(self) -> int:
+        """Length of the vectors over all shards."""
+        return self._n
+
+    def agree(self, value: int) -> int:
+        """The largest of all ranks' values: one small collective."""
+        return self.everyone.agree(value)
+
+    def sum_over_shards(self, small: Tensor) -> Tensor:
+        """Add a small matrix over the shards: one small collective."""
+        return small_sum(self.shards, small)
+
+    @property
+    def writes(self) -> bool:
+        """Rank 0 writes what all have together."""
+        return self.everyone.rank == 0
+
+    def is_rows(self, tensor: Tensor) -> bool:
+        """Whether the last axis is a vector's on every rank; a small matrix of just that width counts as one."""
+        return not self.everyone.largest(int(not super().is_rows(tensor)))
+
+    def whole_rows(self, rows: Tensor) -> Tensor:
+        """Rows with all their elements, a row at a time, on the shards' rank 0; on the others none. A gather a row."""
+        flat = rows.reshape(-1, self.n_local)
+        found = [self._gathered(row) for row in flat]
+        if self.shards.rank != 0:
+            return rows.new_zeros(0)
+        whole = torch.stack(found) if found else rows.new_zeros((0, self.n))
+        return whole.reshape(*rows.shape[:-1], self.n)
+
+    def own_rows(self, rows: Tensor) -> Tensor:
+        """This rank's part of rows that have all their elements."""
+        offsets = self._numels.cumsum(0) - self._numels
+        places = zip(offsets.tolist(), self.segments, strict=True)
+        return torch.cat([rows[..., o + s.start : o + s.start + s.numel] for o, s in places], dim=-1)
+
+    def _gathered(self, row: Tensor) -> Tensor:
+        ranks = self.shards
+        padded = torch.zeros(self._longest, dtype=row.dtype, device=ranks.device)
+        padded[: self.n_local] = row
+        parts = [torch.empty_like(padded) for _ in range(ranks.size)] if ranks.rank == 0 else None
+        target = dist.get_global_rank(ranks.group, 0)
+        ranks.finish(dist.gather(padded, parts, dst=target, group=ranks.group, async_op=True), "a gathering of rows")
+        whole = torch.empty(self.n if parts is not None else 0, dtype=row.dtype)
+        offsets = (self._numels.cumsum(0) - self._numels).tolist()
+        for part, lying in zip(parts or [], self._lying.tolist(), strict=False):
+            low = 0
+            for offset, (start, numel) in zip(offsets, lying, strict=True):
+                whole[offset + start : offset + start + numel] = part[low : low + numel].to(whole.device)
+                low += numel
+        return whole
+
+    def comfortable_rows(self) -> int:
+        """As for whole vectors, by the longest part: all ranks have to come to one answer."""
+        return max(1, min(16, 2**28 // max(1, self._longest * self.dtype.itemsize)))
+
+    def factor(self, A: Tensor) -> tuple[Tensor, Tensor]:
+        r"""QR of tall parts: each rank's own, then one of all R's stacked (Demmel, Grigori, Hoemmen, Langou, 2012).
+
+        Q = Q_r Q'_r with Q_r the rank's own factor and Q'_r its rows of the second: orthonormal whatever the rank of A.
+        """
+        k = A.shape[0]
+        Q, R = torch.linalg.qr(A.mT)  # (n_local, m), (m, k) with m = min(n_local, k)
+        own = torch.zeros((k, k), dtype=torch.float64)
+        own[: R.shape[0]] = R.to(dtype=torch.float64, device="cpu")
+        stacked = small_stack(self.shards, own).reshape(-1, k)
+        second, top = torch.linalg.qr(stacked)
+        rows = second[self.shards.rank * k : self.shards.rank * k + R.shape[0]].to(A)
+        return (Q @ rows).mT.contiguous(), top
