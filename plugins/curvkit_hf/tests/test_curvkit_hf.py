@@ -73,3 +73,55 @@ def test_module_imports_nothing_heavy(heavy):
     loaded = done.stdout.split()
     assert "curvkit_hf" in loaded
     assert heavy not in loaded
+
+
+ADAPTERS = {
+    "hf/causal-lm": "*ForCausalLM",
+    "hf/image-classification": "*ForImageClassification",
+    "hf/masked-lm": "*ForMaskedLM",
+    "hf/seq2seq-lm": "*ForConditionalGeneration",
+    "hf/sequence-classification": "*ForSequenceClassification",
+    "hf/token-classification": "*ForTokenClassification",
+}
+
+
+def test_six_losses_and_a_problem_are_listed():
+    """By the names that run files and `matches` use; each has the pages' summary."""
+    names = {component["name"] for component in row()["components"]}
+    assert names == {*ADAPTERS, "hf/pretrained"}
+    found = {spec.name: spec for spec in _plugin.curvkit_loss_adapters(None)}
+    assert set(found) == set(ADAPTERS)
+    assert all(ADAPTERS[name] in spec.matches for name, spec in found.items())
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_losses_are_built_without_transformers(name):
+    """They run the model they are given: the class is imported, and makes an adapter with no argument."""
+    program = (
+        "import sys; from curvkit_core import default_registry; r = default_registry();"
+        f"loss = r.load_factory(r.loss_adapters.require({name!r}))();"
+        "print(type(loss).__name__, 'transformers' in sys.modules)"
+    )
+    done = child("-c", program, CURVKIT_PLUGINS="hf")
+    assert done.returncode == 0, done.stderr
+    expected = {spec.name: spec.factory for spec in _plugin.curvkit_loss_adapters(None)}[name].partition(":")[2]
+    assert done.stdout.split() == [expected, "False"]
+
+
+def test_the_problems_options_are_explained_without_torch():
+    """Its configuration is light; every option has a line of documentation."""
+    done = child("-m", "curvkit_core", "explain", "hf/pretrained", CURVKIT_PLUGINS="hf")
+    assert done.returncode == 0, done.stderr
+    for option in (
+        "model",
+        "text",
+        "sequence_length",
+        "pack",
+        "batch_size",
+        "max_tokens",
+        "seed",
+        "dtype",
+        "device_map",
+    ):
+        assert option in done.stdout
+    assert "trust_remote_code =" not in done.stdout
