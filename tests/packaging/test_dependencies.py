@@ -17,7 +17,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Import names whose distribution is called otherwise.
 DISTRIBUTIONS = {"attr": "attrs", "sklearn": "scikit-learn"}
 # The SciPy export imports both inside its one function: who asks for a SciPy operator has SciPy, and NumPy with it.
-BRINGS_YOUR_OWN = {"scipy", "numpy"}
+# Who asks for a pandas frame has pandas.
+BRINGS_YOUR_OWN = {"scipy", "numpy", "pandas"}
 
 
 def imported(source: str) -> set[str]:
@@ -58,7 +59,7 @@ def test_declared_dependencies_are_the_imported_ones():
     """Nothing is required that core does not import, nothing imported that it does not ask for."""
     declared = names_of(PROJECT["dependencies"])
     optional = set().union(
-        *(names_of(PROJECT["optional-dependencies"][extra]) for extra in ("plot", "demo", "testing"))
+        *(names_of(PROJECT["optional-dependencies"][extra]) for extra in ("plot", "demo", "testing", "lightning"))
     )
     used = third_party(core_sources())
     assert declared - used == set()
@@ -72,9 +73,10 @@ def test_the_dependency_check_sees_an_undeclared_import():
 
 @pytest.mark.parametrize("name", ["hf", "tlens", "triton", "ddp"])
 def test_plugin_imports_only_what_it_declares(name):
-    """A plugin imports its own package, core, torch (which core brings) and its declared dependencies."""
+    """A plugin imports its own package, core, torch (which core brings) and what it declares, in extras too."""
     folder = ROOT / "plugins" / f"curvkit_{name}"
-    declared = names_of(tomllib.loads((folder / "pyproject.toml").read_text())["project"]["dependencies"])
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    declared = names_of(sum(project.get("optional-dependencies", {}).values(), project["dependencies"]))
     used = third_party([path.read_text() for path in (folder / "src").rglob("*.py")])
     assert used - {canonicalize_name(f"curvkit_{name}"), "torch"} <= declared
 
@@ -90,7 +92,7 @@ def test_pins_satisfy_the_declared_ranges():
 
 def test_everything_the_tests_install_is_pinned():
     """The closure of what `nox -s tests` asks for, by the installed metadata, is in constraints.txt."""
-    waiting = ["curvkit-core[plot,demo,testing]", "hatchling", "editables", "import-linter"]
+    waiting = ["curvkit-core[plot,demo,testing]", "hatchling", "editables", "import-linter", "pytest-xdist"]
     seen = set()
     while waiting:
         requirement = Requirement(waiting.pop())

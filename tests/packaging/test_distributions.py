@@ -68,6 +68,7 @@ def test_core_wheel_metadata(core_wheel):
         "ddp",
         "plot",
         "demo",
+        "lightning",
         "testing",
         "all",
     }

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 from curvkit_core import AlgorithmSpec, OperatorSpec, PluginContext, PluginInfo, hookimpl
 
+#: What the conformance checks try the operator on, and what it cannot keep.
+CHECK_CASES = "acme_curvature.cases:CASES"
+
 
 @hookimpl
 def curvkit_plugin_info() -> PluginInfo:
