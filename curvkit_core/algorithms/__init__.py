@@ -5,6 +5,7 @@ by subject in `eigenpairs`, `estimators`, `spectra` and `solves`.
 """
 
 from curvkit_core.algorithms.basis import Basis
+from curvkit_core.algorithms.blocks.sweep import Sweep, sweep
 from curvkit_core.algorithms.chain import Chain
 from curvkit_core.algorithms.checkpoint import CheckpointError
 from curvkit_core.algorithms.driver import DriverOptions, NonFiniteProductError, ProgressEvent, run
@@ -77,6 +78,7 @@ __all__ = [
     "SpectralDensity",
     "SpectralNorm",
     "SpectralSum",
+    "Sweep",
     "Together",
     "Trace",
     "XDiag",
@@ -103,5 +105,6 @@ __all__ = [
     "spectral_density",
     "spectral_norm",
     "spectral_sum",
+    "sweep",
     "trace",
 ]

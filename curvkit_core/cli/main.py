@@ -21,8 +21,14 @@ COMMANDS = {
     "list-plugins": ("curvkit_core.cli.list_plugins", "list the plugins that are installed, and why one is not usable"),
     "doctor": ("curvkit_core.cli.doctor", "look for the causes: tracebacks, stale metadata, slow imports"),
     "run": ("curvkit_core.cli.run", "carry out a run file"),
+    "show": ("curvkit_core.cli.show", "print what a run found, again"),
+    "plot": ("curvkit_core.cli.plot", "draw a run's figures and its page again"),
+    "compare": ("curvkit_core.cli.compare", "set runs side by side: differences with errors, overlaps, densities"),
     "explain": ("curvkit_core.cli.explain", "show a component's options, types, defaults and documentation"),
-    "config": ("curvkit_core.cli.config", "check a run file without running it"),
+    "config": ("curvkit_core.cli.config", "check a run file without running it, or show it with every default"),
+    "completion": ("curvkit_core.cli.completion", "print a completion script for bash, zsh or fish"),
+    "check": ("curvkit_core.cli.check", "hold a plugin's components to the laws of their kinds"),
+    "new-plugin": ("curvkit_core.cli.new_plugin", "write a small, complete plugin package to start from"),
 }
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it

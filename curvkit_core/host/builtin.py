@@ -16,6 +16,9 @@ from curvkit_core.host.specs import (
 )
 from curvkit_core.version import PLUGIN_API
 
+#: Where the conformance kit finds what it tries these on.
+CHECK_CASES = "curvkit_core.testing.core_cases:CASES"
+
 
 @hookimpl
 def curvkit_plugin_info() -> PluginInfo:
@@ -95,6 +98,12 @@ def curvkit_algorithms(ctx: PluginContext) -> Iterable[AlgorithmSpec]:
         summary="Largest eigenvalue in magnitude, with its residual",
         factory="curvkit_core.algorithms:SpectralNorm",
         tags=["norm", "symmetric-only"],
+    )
+    yield AlgorithmSpec(
+        name="core/sweep",
+        summary="Every layer's eigenvalues, trace and norm, and the coupling between layers",
+        factory="curvkit_core.algorithms:Sweep",
+        tags=["eigenvalues", "trace", "norm", "symmetric-only", "stochastic"],
     )
     yield AlgorithmSpec(
         name="core/lanczos-tridiagonal",

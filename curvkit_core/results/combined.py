@@ -7,12 +7,13 @@ from typing import Any
 from attrs import frozen
 
 from curvkit_core.results.info import ResultInfo
+from curvkit_core.results.notebook import ShowsItself
 
 __all__ = ["CombinedResult"]
 
 
 @frozen(kw_only=True, eq=False)
-class CombinedResult:
+class CombinedResult(ShowsItself):
     """The results of the algorithms of a `Together` or a `Chain`, in their order.
 
     Parameters

@@ -6,12 +6,13 @@ from attrs import frozen
 from torch import Tensor
 
 from curvkit_core.results.info import ResultInfo
+from curvkit_core.results.notebook import ShowsItself
 
 __all__ = ["ConditionResult"]
 
 
 @frozen(kw_only=True, eq=False)
-class ConditionResult:
+class ConditionResult(ShowsItself):
     r"""The condition number :math:`\kappa = \max_i|\lambda_i| / \min_i|\lambda_i|` of :math:`A + \delta I`.
 
     Parameters

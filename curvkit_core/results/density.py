@@ -11,6 +11,7 @@ from torch import Tensor
 
 from curvkit_core.results.density_drawing import SCALES, Curve, draw_jackson, draw_linear, draw_log, gaussian_bias_bound
 from curvkit_core.results.info import ResultInfo
+from curvkit_core.results.notebook import ShowsItself
 
 __all__ = ["DensityResult"]
 
@@ -20,7 +21,7 @@ def _none() -> Tensor:
 
 
 @frozen(kw_only=True, eq=False)
-class DensityResult:
+class DensityResult(ShowsItself):
     r"""A spectral density :math:`\phi(t) = \frac1n\sum_i g_\sigma(t-\lambda_i)`, of mass 1, with a band.
 
     Parameters

@@ -6,12 +6,13 @@ from attrs import frozen
 from torch import Tensor
 
 from curvkit_core.results.info import ResultInfo
+from curvkit_core.results.notebook import ShowsItself
 
 __all__ = ["EigenResult"]
 
 
 @frozen(kw_only=True, eq=False)
-class EigenResult:
+class EigenResult(ShowsItself):
     r"""Eigenpairs :math:`A q_i = \theta_i q_i` of a symmetric operator, and how well each is known.
 
     Parameters

@@ -7,6 +7,7 @@ from attrs import Factory, frozen
 from torch import Tensor
 
 from curvkit_core.results.info import ResultInfo
+from curvkit_core.results.notebook import ShowsItself
 
 __all__ = ["DiagonalResult", "NormResult", "TraceResult"]
 
@@ -14,7 +15,7 @@ _COVERS = "the random probes; rounding in the products and sampling of the data 
 
 
 @frozen(kw_only=True, eq=False)
-class TraceResult:
+class TraceResult(ShowsItself):
     r"""An estimate of :math:`\operatorname{tr} A` with its standard error.
 
     Parameters
@@ -59,7 +60,7 @@ class TraceResult:
 
 
 @frozen(kw_only=True, eq=False)
-class DiagonalResult:
+class DiagonalResult(ShowsItself):
     r"""An estimate of :math:`\operatorname{diag} A`, each element with its standard error.
 
     Parameters
@@ -102,7 +103,7 @@ class DiagonalResult:
 
 
 @frozen(kw_only=True, eq=False)
-class NormResult:
+class NormResult(ShowsItself):
     r"""An estimate of a norm with its standard error.
 
     Parameters

@@ -6,6 +6,7 @@ from attrs import frozen
 from torch import Tensor
 
 from curvkit_core.results.info import ResultInfo
+from curvkit_core.results.notebook import ShowsItself
 
 __all__ = ["FunctionResult", "KrylovProjection", "KrylovResult"]
 
@@ -39,7 +40,7 @@ class KrylovProjection:
 
 
 @frozen(kw_only=True, eq=False)
-class KrylovResult:
+class KrylovResult(ShowsItself):
     """Krylov spaces of one or several vectors, from which functions of the operator are had with no further product.
 
     Parameters
@@ -70,7 +71,7 @@ class KrylovResult:
 
 
 @frozen(kw_only=True, eq=False)
-class FunctionResult:
+class FunctionResult(ShowsItself):
     r"""Rows :math:`f(A + \delta I)\,b_i` by Lanczos, with an estimate of the error of each.
 
     Parameters

@@ -6,12 +6,13 @@ from attrs import frozen
 from torch import Tensor
 
 from curvkit_core.results.info import ResultInfo
+from curvkit_core.results.notebook import ShowsItself
 
 __all__ = ["LanczosResult"]
 
 
 @frozen(kw_only=True, eq=False)
-class LanczosResult:
+class LanczosResult(ShowsItself):
     r"""The factorisation :math:`A Q^\top = Q^\top T + r e_m^\top` of a symmetric operator, a basis vector a row of Q.
 
     Parameters

@@ -6,12 +6,13 @@ from attrs import frozen
 from torch import Tensor
 
 from curvkit_core.results.info import ResultInfo
+from curvkit_core.results.notebook import ShowsItself
 
 __all__ = ["NystromResult"]
 
 
 @frozen(kw_only=True, eq=False)
-class NystromResult:
+class NystromResult(ShowsItself):
     r"""A Nystrom approximation :math:`\hat A = U^\top \operatorname{diag}(\lambda)\, U` of a psd operator A.
 
     Parameters

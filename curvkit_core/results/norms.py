@@ -6,12 +6,13 @@ from attrs import frozen
 from torch import Tensor
 
 from curvkit_core.results.info import ResultInfo
+from curvkit_core.results.notebook import ShowsItself
 
 __all__ = ["SpectralNormResult"]
 
 
 @frozen(kw_only=True, eq=False)
-class SpectralNormResult:
+class SpectralNormResult(ShowsItself):
     r"""An estimate of :math:`\|A\|_2`, the largest singular value.
 
     Parameters

@@ -7,12 +7,13 @@ from attrs import Factory, frozen
 from torch import Tensor
 
 from curvkit_core.results.info import ResultInfo
+from curvkit_core.results.notebook import ShowsItself
 
 __all__ = ["SolveResult"]
 
 
 @frozen(kw_only=True, eq=False)
-class SolveResult:
+class SolveResult(ShowsItself):
     r"""Solutions of :math:`(A + \delta I)x_i = b_i`, and how well each solves its system.
 
     Parameters

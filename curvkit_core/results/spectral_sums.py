@@ -11,6 +11,7 @@ from attrs import frozen
 from torch import Tensor
 
 from curvkit_core.results.info import ResultInfo
+from curvkit_core.results.notebook import ShowsItself
 
 __all__ = ["FUNCTIONS", "SpectralFunction", "SpectralSumResult"]
 
@@ -45,7 +46,7 @@ FUNCTIONS = {
 
 
 @frozen(kw_only=True, eq=False)
-class SpectralSumResult:
+class SpectralSumResult(ShowsItself):
     r"""An estimate of :math:`\operatorname{tr} f(A) = \sum_i f(\lambda_i)` with its standard error.
 
     Parameters

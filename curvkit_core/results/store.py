@@ -95,11 +95,22 @@ def result_types(extra: Iterable[type] = ()) -> dict[str, type]:
 
 
 def write_stored(document: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write a document and its tensors into a folder, as :func:`read_stored` reads them."""
+    """Write a document and its tensors into a folder, as :func:`read_stored` reads them.
+
+    Raises
+    ------
+    OSError
+        If they cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     (folder / JSON_NAME).write_text(json_text(document), encoding="utf-8")
-    save_file(dict(tensors), folder / TENSORS_NAME)
+    try:
+        save_file(dict(tensors), folder / TENSORS_NAME)
+    except SafetensorError as error:  # a full disk has no class of its own there
+        msg = f"{folder / TENSORS_NAME}: {error}"
+        raise OSError(msg) from error
     (folder / TENSORS_NAME).chmod((folder / JSON_NAME).stat().st_mode)  # safetensors writes 0600
 
 

@@ -7,10 +7,12 @@ from curvkit_core.results.estimates import DiagonalResult, NormResult, TraceResu
 from curvkit_core.results.functions import FunctionResult, KrylovProjection, KrylovResult
 from curvkit_core.results.info import ResultInfo
 from curvkit_core.results.lanczos import LanczosResult
+from curvkit_core.results.landscape import PlaneResult, SliceResult
 from curvkit_core.results.low_rank import NystromResult
 from curvkit_core.results.norms import SpectralNormResult
 from curvkit_core.results.solves import SolveResult
 from curvkit_core.results.spectral_sums import SpectralSumResult
+from curvkit_core.results.sweeps import SweepResult, SweepRow
 
 __all__ = [
     "ConditionResult",
@@ -23,9 +25,13 @@ __all__ = [
     "LanczosResult",
     "NormResult",
     "NystromResult",
+    "PlaneResult",
     "ResultInfo",
+    "SliceResult",
     "SolveResult",
     "SpectralNormResult",
     "SpectralSumResult",
+    "SweepResult",
+    "SweepRow",
     "TraceResult",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -12,72 +12,26 @@ from attrs import frozen
 
 from curvkit_core.config import ConfigError, Mistake
 from curvkit_core.errors import CurvkitError
+from curvkit_core.runs.outcome import KEYBOARD, Run, RunResult
 from curvkit_core.runs.preparation import Job, Prepared
 from curvkit_core.runs.progress import Progress
+from curvkit_core.runs.ranks import lead, whole_result
+from curvkit_core.runs.slices import slices_of_run
 
 if TYPE_CHECKING:
     from curvkit_core.host.registry import Registry
+    from curvkit_core.runs.run_state import RunState
 
 __all__ = ["Run", "RunResult", "execute"]
 
-
-@frozen(kw_only=True, eq=False)
-class RunResult:
-    """What one algorithm found for one operator.
-
-    Parameters
-    ----------
-    operator, algorithm : str
-        Names in the registry.
-    label : str
-        The operator's name in this run: with its parameters' globs, and numbered where two are alike.
-    operator_index, algorithm_index : int
-        Places in the run file.
-    params : tuple of str
-        The globs that restrict the operator; empty for all of the problem's parameters.
-    result : object
-        The algorithm's.
-    seconds : float
-        Wall time.
-    """
-
-    operator: str
-    algorithm: str
-    label: str
-    operator_index: int
-    algorithm_index: int
-    params: tuple[str, ...] = ()
-    result: Any
-    seconds: float
+PRODUCTS, SECONDS = "products", "seconds"
+_SIZES = re.compile(r" \([\d.,]+ MB\)")  # of kept graphs: they depend on what else is kept at that moment
 
 
-@frozen(kw_only=True, eq=False)
-class Run:
-    """A run, as the observers ``curvkit_run_started`` and ``curvkit_run_finished`` see it.
-
-    Parameters
-    ----------
-    plan : mapping
-        What ``plan.json`` holds.
-    folder : Path
-        Where the run's files are; not there before the end.
-    problem : mapping
-        Model, size, data, weighting.
-    results : tuple of RunResult
-        Empty at the start.
-    interrupted : bool
-        Whether Ctrl-C ended it; the results are those so far.
-    """
-
-    plan: Mapping[str, Any]
-    folder: Path
-    problem: Mapping[str, Any]
-    results: tuple[RunResult, ...] = ()
-    interrupted: bool = False
-
-
-def execute(prepared: Prepared, run: Run, registry: Registry, progress: Progress) -> Run:
-    """Run every job; on Ctrl-C stop with what there is.
+def execute(
+    prepared: Prepared, run: Run, registry: Registry, progress: Progress, *, state: RunState | None = None
+) -> Run:
+    """Run every job that is not finished; on Ctrl-C, or when the plan's budget is spent, stop with what there is.
 
     Parameters
     ----------
@@ -89,6 +43,8 @@ def execute(prepared: Prepared, run: Run, registry: Registry, progress: Progress
         Its observers are told of the start.
     progress : Progress
         Told of every step.
+    state : RunState or None
+        Where finished jobs are kept, and the one at work saves its checkpoints; None: nowhere.
 
     Returns
     -------
@@ -99,32 +55,113 @@ def execute(prepared: Prepared, run: Run, registry: Registry, progress: Progress
     ------
     ConfigError
         If a product is refused or a component fails in a way that its own text explains.
+    OSError
+        If a checkpoint cannot be written; what was kept before is whole.
     """
     registry.observers.call_run_started(run)
     results: list[RunResult] = []
-    interrupted = False
+    stopped, start = "", time.monotonic()
     try:
-        for job in prepared.jobs:
-            _run_job(job, prepared, progress, results)
-            interrupted = _stopped(results[-1].result)
-            if interrupted:
+        for number, job in enumerate(prepared.jobs, start=1):
+            kept = state.finished(job) if state is not None else None
+            if kept is not None:
+                results.append(kept)
+                progress.say(f"[{number}/{len(prepared.jobs)}] {job.label}: finished before")
+                continue
+            allowed = _Allowance.left(prepared.plan.budget, results, time.monotonic() - start)
+            stopped = allowed.spent
+            if stopped:
                 break
+            _run_job(job, number, prepared, progress, results, state=state, allowed=allowed)
+            stopped = _stopped(results[-1].result)
+            if stopped:
+                break
+            if state is not None:
+                _keep(state, job, results[-1], progress)
+        if not stopped and prepared.problem.backend.world.size == 1:
+            results += slices_of_run(prepared, results, progress)
+        lead(prepared, end=True)
     except KeyboardInterrupt:
-        interrupted = True
-    return attrs.evolve(run, results=tuple(results), interrupted=interrupted)
+        stopped = KEYBOARD
+    return attrs.evolve(run, results=tuple(results), stopped=stopped)
 
 
-def _run_job(job: Job, prepared: Prepared, progress: Progress, results: list[RunResult]) -> None:
+@frozen(kw_only=True)
+class _Allowance:
+    """What the plan's budget leaves for the next job; None: as much as it likes."""
+
+    products: int | None
+    seconds: float | None
+
+    @classmethod
+    def left(cls, budget: Any, results: list[RunResult], seconds: float) -> _Allowance:
+        used = sum(_products(r.result) for r in results)
+        return cls(
+            products=None if budget.products is None else budget.products - used,
+            seconds=None if budget.seconds is None else budget.seconds - seconds,
+        )
+
+    @property
+    def spent(self) -> str:
+        if self.products is not None and self.products < 1:
+            return PRODUCTS
+        return SECONDS if self.seconds is not None and self.seconds <= 0.0 else ""
+
+
+def _run_job(
+    job: Job,
+    number: int,
+    prepared: Prepared,
+    progress: Progress,
+    results: list[RunResult],
+    *,
+    state: RunState | None,
+    allowed: _Allowance,
+) -> None:
     """Run one job; its result is safe in `results` before anything else is done, should Ctrl-C come then."""
+    from safetensors import SafetensorError
+
     from curvkit_core.algorithms import run as drive
 
     start = time.perf_counter()
-    with progress.job(job.label, prepared.jobs.index(job) + 1, len(prepared.jobs)) as on_progress:
+    made = False
+    options = prepared.plan.checkpoint
+    lead(prepared, job=number - 1)
+    folder = state.driver_folder(job) if state is not None else None
+    driving: dict[str, Any] = {
+        "max_matvecs": allowed.products,
+        "max_seconds": allowed.seconds,
+        "checkpoint": folder,
+        "checkpoint_seconds": options.seconds,
+        "checkpoint_every": options.products,
+    }
+    lead(prepared, **{**driving, "checkpoint": None if folder is None else str(folder.absolute())})
+    with progress.job(job.label, number, len(prepared.jobs)) as show:
+
+        def on_progress(event: Any) -> None:
+            nonlocal made
+            made = True
+            if state is not None:
+                state.note_facts(job, _facts(job.op))
+            show(event)
+
         try:
-            result = drive(job.algorithm.component.config, job.op, on_progress=on_progress)
+            result = drive(
+                job.algorithm.component.config,
+                job.op,
+                on_progress=on_progress,
+                **driving,
+            )
+            result = whole_result(result, job.op)
+        except SafetensorError as error:  # a full disk, as safetensors tells it
+            msg = f"{job.label}: its checkpoint cannot be written: {error}"
+            raise OSError(msg) from error
         except (CurvkitError, ValueError) as error:
             path = f"{job.operator.component.path}, {job.algorithm.component.path}"
             raise ConfigError([Mistake(path, f"{job.label}: {error}")], prepared.plan.source) from error
+        facts = {} if made or state is None else state.facts(job)
+        result = _named(result, job, facts)
+        seconds = max(time.perf_counter() - start, getattr(getattr(result, "info", None), "seconds", 0.0))
         results.append(
             RunResult(
                 operator=job.operator.component.name,
@@ -133,20 +170,47 @@ def _run_job(job: Job, prepared: Prepared, progress: Progress, results: list[Run
                 operator_index=job.operator_index,
                 algorithm_index=job.algorithm_index,
                 params=job.operator.params,
-                result=_named(result, job),
-                seconds=time.perf_counter() - start,
+                result=result,
+                seconds=seconds,
             )
         )
 
 
-def _named(result: Any, job: Job) -> Any:
-    """Put the names in the registry into the result's own record."""
+def _keep(state: RunState, job: Job, result: RunResult, progress: Progress) -> None:
+    """Store a finished job; where that fails the run goes on, for the numbers are there and the disk may not matter."""
+    try:
+        state.keep(job, result)
+    except (OSError, TypeError, ValueError) as error:
+        progress.say(f"{job.label}: its result cannot be kept for a resumption: {error}")
+
+
+def _facts(op: Any) -> dict[str, Any]:
+    """What only products tell, as the result's record has it."""
+    problem = op.problem
+    return {
+        "strategy": _SIZES.sub("", str(getattr(op, "strategy", ""))),
+        "units": problem.history.units if problem is not None else None,
+        "findings": list(problem.history.findings) if problem is not None else [],
+    }
+
+
+def _named(result: Any, job: Job, facts: Mapping[str, Any]) -> Any:
+    """Put the names in the registry into the result's own record, and `facts` of products made before a resumption."""
     info = getattr(result, "info", None)
     if not attrs.has(type(result)) or info is None:
         return result
     names = {"operator": job.operator.component.name, "algorithm": job.algorithm.component.name}
-    return attrs.evolve(result, info=attrs.evolve(info, **names))
+    told = {"strategy": _SIZES.sub("", info.strategy), "units": info.units, "findings": info.findings, **facts}
+    told["findings"] = tuple(dict.fromkeys((*told["findings"], *info.findings)))
+    return attrs.evolve(result, info=attrs.evolve(info, **names, **told))
 
 
-def _stopped(result: Any) -> bool:
-    return getattr(getattr(result, "info", None), "interrupted", "") == "keyboard"
+def _stopped(result: Any) -> str:
+    by = getattr(getattr(result, "info", None), "interrupted", "")
+    return PRODUCTS if by == "matvecs" else str(by)
+
+
+def _products(result: Any) -> int:
+    info = getattr(result, "info", None)
+    found = getattr(info, "num_matvecs", None) or getattr(result, "num_matvecs", 0)
+    return found if isinstance(found, int) else 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from curvkit_core.runs.execution import Run, RunResult
+    from curvkit_core.runs.outcome import Run, RunResult
 
 __all__ = ["draw_figures"]
 
@@ -30,22 +30,17 @@ def draw_figures(run: Run, folder: Path, say: Callable[[str], None]) -> tuple[st
     tuple of str
         The files.
     """
-    from curvkit_core.plots import MissingPlotExtraError, density_figure, eigenvalue_figure, figure_bytes
-    from curvkit_core.results.types import DensityResult, EigenResult
+    from curvkit_core.plots import MissingPlotExtraError, figure_bytes
+    from curvkit_core.results.types import DensityResult, EigenResult, SliceResult, SweepResult
 
     drawn: list[str] = []
     for r in run.results:
         title = f"{r.label}    {run.problem.get('model', '')}, n = {run.problem.get('n', '?'):,}".rstrip(" ,")
-        if not isinstance(r.result, (DensityResult, EigenResult)):
+        if not isinstance(r.result, (DensityResult, EigenResult, SliceResult, SweepResult)):
             continue
         name = _file_name(r, run.results)
         try:
-            if isinstance(r.result, DensityResult):
-                # outliers that were taken out are marked already
-                eigen = None if len(r.result.outliers) else _eigenvalues_of(r.operator_index, run.results)
-                figure = density_figure(r.result, eigen=eigen, title=title)
-            else:
-                figure = eigenvalue_figure(r.result, title=title)
+            figure = _figure(r, run.results, title)
             for suffix in ("png", "svg"):
                 (folder / f"{name}.{suffix}").write_bytes(figure_bytes(figure, suffix))
                 drawn.append(f"{name}.{suffix}")
@@ -55,6 +50,23 @@ def draw_figures(run: Run, folder: Path, say: Callable[[str], None]) -> tuple[st
         except Exception as error:  # noqa: BLE001 - a figure is not worth the numbers of a long run
             say(f"{name}.png could not be drawn: {type(error).__name__}: {error}")
     return tuple(drawn)
+
+
+def _figure(r: RunResult, results: Sequence[RunResult], title: str) -> Any:
+    from curvkit_core.plots import density_figure, eigenvalue_figure, slice_figure, sweep_figure
+    from curvkit_core.results.types import DensityResult, SliceResult, SweepResult
+
+    if isinstance(r.result, DensityResult):
+        # outliers that were taken out are marked already
+        eigen = None if len(r.result.outliers) else _eigenvalues_of(r.operator_index, results)
+        return density_figure(r.result, eigen=eigen, title=title)
+    if isinstance(r.result, SweepResult):
+        return sweep_figure(r.result, title=title)
+    return (
+        slice_figure(r.result, title=title)
+        if isinstance(r.result, SliceResult)
+        else eigenvalue_figure(r.result, title=title)
+    )
 
 
 def _eigenvalues_of(operator_index: int, results: Sequence[RunResult]) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from curvkit_core.runs.progress import OnProgress, Progress
@@ -31,12 +33,33 @@ class RunLog:
         self._shown = shown
         self._clock = clock
         self._start = clock()
+        self._file: Path | None = None
+
+    def keep_in(self, path: Path) -> None:
+        """Write every line into a file as it comes, after those that are there: they are the log's first lines.
+
+        A run that is killed leaves its log behind so. A line that was cut, or a disk that is full, costs the line.
+        """
+        before, here = [], self.lines
+        with contextlib.suppress(OSError):
+            for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError):
+                    before.append(json.loads(text))
+        self.lines = [*before, *here]
+        self._file = path
+        self._append(here)
 
     def add(self, event: str, **facts: Any) -> None:
         """Write one line down; nothing is shown."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         seconds = round(self._clock() - self._start, 4)
         self.lines.append({"time": now, "seconds": seconds, "event": event, **facts})
+        self._append(self.lines[-1:])
+
+    def _append(self, lines: list[dict[str, Any]]) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError), self._file.open("a", encoding="utf-8") as stream:
+                stream.writelines(json.dumps(line, default=str) + "\n" for line in lines)
 
     def say(self, text: str) -> None:
         """Write a line down and show it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs import Factory, frozen
+from attrs import Factory, field, frozen
 
 from curvkit_core.config import ConfigError, Mistake, plain, structure
 from curvkit_core.errors import CurvkitError
@@ -15,7 +15,11 @@ from curvkit_core.runs.sections import (
     AUTO,
     GENERIC_KEYS,
     Auto,
+    Budget,
+    CheckpointOptions,
+    Landscape,
     NoOptions,
+    algorithm_tables,
     check_sections,
     component_tables,
     near_hint,
@@ -100,6 +104,16 @@ class Plan:
         What ``auto`` took, and what it skipped and why.
     fingerprint : str
         The registry's.
+    budget : Budget
+        What all of it may cost.
+    checkpoint : CheckpointOptions
+        How often the algorithm at work is saved.
+    landscape : Landscape or None
+        Slices of the loss along eigenvectors, where they are asked for.
+    tables : mapping
+        The run file's tables, settings applied.
+    seeds : mapping of str to int
+        Those that the file leaves out, by the component's place in it.
     """
 
     source: str
@@ -111,6 +125,11 @@ class Plan:
     auto: Auto = Factory(Auto)
     notes: tuple[str, ...] = ()
     fingerprint: str = ""
+    budget: Budget = Factory(Budget)
+    checkpoint: CheckpointOptions = Factory(CheckpointOptions)
+    landscape: Landscape | None = None
+    tables: Mapping[str, Any] = field(factory=dict, repr=False)
+    seeds: Mapping[str, int] = Factory(dict)
 
     @property
     def num_jobs(self) -> int:
@@ -118,7 +137,13 @@ class Plan:
         return sum(len(algorithm.on) for algorithm in self.algorithms)
 
 
-def make_plan(data: Mapping[str, Any], registry: Registry, *, source: str = "run file") -> Plan:
+def make_plan(
+    data: Mapping[str, Any],
+    registry: Registry,
+    *,
+    source: str = "run file",
+    seeds: Mapping[str, int] | None = None,
+) -> Plan:
     """Resolve a run file's tables.
 
     Parameters
@@ -129,6 +154,8 @@ def make_plan(data: Mapping[str, Any], registry: Registry, *, source: str = "run
         Where names are looked up.
     source : str
         The file's name, for errors and records.
+    seeds : mapping of str to int, or None
+        Seeds that an earlier plan of the same file drew: they are used again.
 
     Returns
     -------
@@ -141,13 +168,16 @@ def make_plan(data: Mapping[str, Any], registry: Registry, *, source: str = "run
         With all that can be known to be wrong before the problem is built.
     """
     mistakes = check_sections(data)
-    resolver = _Resolver(registry, mistakes)
-    auto = resolver.collect(lambda: structure(Auto, data.get(AUTO, {}), "$.auto")) or Auto()
+    resolver = _Resolver(registry, mistakes, seeds or {})
+    auto = resolver.table(Auto, data, AUTO)
+    budget = resolver.table(Budget, data, "budget")
+    checkpoint = resolver.table(CheckpointOptions, data, "checkpoint")
+    landscape = resolver.table(Landscape, data, "landscape") if "landscape" in data else None
     (problem,) = [resolver.component(registry.problems, *at) for at in component_tables(data, "problem")] or [None]
     operators = [resolver.operator(*at) for at in component_tables(data, "operator")]
     known = [operator for operator in operators if operator is not None]
     names = [_full(table.get("kind")) for _, table in component_tables(data, "operator")]
-    algorithms = [resolver.algorithm(*at, names) for at in component_tables(data, "algorithm")]
+    algorithms = [resolver.algorithm(*at, names) for at in algorithm_tables(data)]
     backend = resolver.backend(data.get("backend", {"kind": "auto"}), auto)
     if mistakes or problem is None or backend is None:
         raise ConfigError(mistakes, source)
@@ -161,16 +191,23 @@ def make_plan(data: Mapping[str, Any], registry: Registry, *, source: str = "run
         auto=auto,
         notes=tuple(resolver.notes),
         fingerprint=registry.fingerprint(),
+        budget=budget,
+        checkpoint=checkpoint,
+        landscape=landscape,
+        tables=data,
+        seeds=resolver.seeds,
     )
 
 
 class _Resolver:
     """Looks components up and gathers what is wrong with them."""
 
-    def __init__(self, registry: Registry, mistakes: list[Mistake]) -> None:
+    def __init__(self, registry: Registry, mistakes: list[Mistake], drawn: Mapping[str, int]) -> None:
         self.registry = registry
         self.mistakes = mistakes
         self.notes: list[str] = []
+        self.seeds: dict[str, int] = {}
+        self._drawn = drawn
         self._providers = {p.namespace: f"{p.dist} {p.version}" for p in registry.plugins if p.status == "ok"}
 
     def collect(self, make: Callable[[], Any], path: str = "") -> Any:
@@ -182,6 +219,13 @@ class _Resolver:
         except (CurvkitError, TypeError) as error:  # TypeError: a plugin's class whose types cannot be read
             self.mistakes.append(Mistake(path, str(error)))
         return None
+
+    def table(self, cls: type, data: Mapping[str, Any], name: str) -> Any:
+        """A section that is no component, structured; its defaults where it is not there or is wrong."""
+        section = data.get(name, {})
+        if not isinstance(section, Mapping):
+            return cls()  # said by check_sections
+        return self.collect(lambda: structure(cls, section, f"$.{name}")) or cls()
 
     def component(self, catalog: Catalog[Any], path: str, table: dict[str, Any]) -> PlannedComponent | None:
         """Look up ``kind``, check that it can run, and structure the other keys as its options."""
@@ -240,10 +284,18 @@ class _Resolver:
             return None
         return PlannedComponent(
             spec=spec,
-            config=_seeded(config) if cls is not None else None,
+            config=self._seeded(config, path) if cls is not None else None,
             path=path,
             provider=self._providers.get(spec.namespace, spec.namespace),
         )
+
+    def _seeded(self, config: Any, path: str) -> Any:
+        """Draw the seed that a configuration leaves open, so that the record holds the one used."""
+        fields = attrs.fields_dict(type(config))
+        if "seed" not in fields or not fields["seed"].init or config.seed is not None:
+            return config
+        self.seeds[path] = self._drawn.get(path, secrets.randbelow(2**31))
+        return attrs.evolve(config, seed=self.seeds[path])
 
     def _chosen(self, on: tuple[str, ...], operators: list[str], path: str) -> tuple[int, ...]:
         chosen: set[int] = set()
@@ -272,15 +324,8 @@ def _full(name: Any) -> str:
 
 
 def _is_auto(data: Mapping[str, Any]) -> bool:
-    return bool(data.get("backend", {}).get("kind", "auto") == "auto")
-
-
-def _seeded(config: Any) -> Any:
-    """Draw the seed that a configuration leaves open, so that the record holds the one used."""
-    fields = attrs.fields_dict(type(config))
-    if "seed" in fields and fields["seed"].init and config.seed is None:
-        return attrs.evolve(config, seed=secrets.randbelow(2**31))
-    return config
+    backend = data.get("backend", {})
+    return isinstance(backend, Mapping) and bool(backend.get("kind", "auto") == "auto")
 
 
 def _labelled(operators: list[PlannedOperator]) -> list[PlannedOperator]:

@@ -13,11 +13,12 @@ from curvkit_core.runs.equip import equip
 from curvkit_core.runs.plan import Plan, PlannedAlgorithm, PlannedComponent, PlannedOperator
 
 if TYPE_CHECKING:
+    from curvkit_core.backends import Backend
     from curvkit_core.host.registry import Registry
     from curvkit_core.operators import CurvatureOperator
     from curvkit_core.problem import Problem
 
-__all__ = ["Job", "Prepared", "prepare"]
+__all__ = ["Job", "Prepared", "built_backend", "prepare"]
 
 
 @frozen(kw_only=True, eq=False)
@@ -61,7 +62,13 @@ class Prepared:
     kernels: dict[str, str]
 
 
-def prepare(plan: Plan, registry: Registry, *, stage: Callable[[str], None] = lambda _: None) -> Prepared:
+def prepare(
+    plan: Plan,
+    registry: Registry,
+    *,
+    backend: Backend | None = None,
+    stage: Callable[[str], None] = lambda _: None,
+) -> Prepared:
     """Build the problem and the operators, and ask every algorithm whether it can run on its operators.
 
     Parameters
@@ -70,6 +77,8 @@ def prepare(plan: Plan, registry: Registry, *, stage: Callable[[str], None] = la
         From :func:`make_plan`.
     registry : Registry
         Where the plan was made.
+    backend : Backend or None
+        What :func:`built_backend` gives, where it is there already.
     stage : callable
         Told what is being built.
 
@@ -83,12 +92,11 @@ def prepare(plan: Plan, registry: Registry, *, stage: Callable[[str], None] = la
     ConfigError
         With all preconditions that do not hold, each with the place in the run file it comes from.
     """
-    from curvkit_core.backends import Backend
     from curvkit_core.problem import Problem
 
+    backend = built_backend(plan, registry) if backend is None else backend
     stage(f"problem {plan.problem.name}")
     problem = _build(plan.problem, registry, plan.source, expected=Problem)
-    backend = _build(plan.backend, registry, plan.source, expected=Backend)
     problem, notes, kernels = equip(problem, backend, plan, registry)
     operators: list[CurvatureOperator | None] = []
     mistakes: list[Mistake] = []
@@ -110,6 +118,20 @@ def prepare(plan: Plan, registry: Registry, *, stage: Callable[[str], None] = la
     if mistakes:
         raise ConfigError(mistakes, plan.source)
     return Prepared(plan=plan, problem=problem, jobs=tuple(jobs), notes=plan.notes + notes, kernels=kernels)
+
+
+def built_backend(plan: Plan, registry: Registry) -> Backend:
+    """Build the plan's backend.
+
+    Raises
+    ------
+    ConfigError
+        With whatever it raises, at its place in the run file.
+    """
+    from curvkit_core.backends import Backend
+
+    built: Backend = _build(plan.backend, registry, plan.source, expected=Backend)
+    return built
 
 
 def _build(

@@ -3,65 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
-
-from curvkit_core.config import ConfigError, Mistake, plain
+from curvkit_core.config import plain
+from curvkit_core.runs.destination import PLAN, UNFINISHED, Destination, folder_kind, next_numbered
 from curvkit_core.runs.plan import Plan
 from curvkit_core.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from curvkit_core.runs.execution import Run, RunResult
+    from curvkit_core.runs.outcome import Run, RunResult
     from curvkit_core.runs.preparation import Prepared
+    from curvkit_core.runs.run_state import RunState
 
-__all__ = ["Destination", "load_run", "plan_record", "write_run"]
+__all__ = ["load_run", "open_run", "plan_record", "results_document", "write_run"]
 
-PLAN, LOG = "plan.json", "log.jsonl"
+LOG, REPORT = "log.jsonl", "report.html"
 SCHEMA = 1
 _PACKAGES = ("torch", "numpy", "attrs", "cattrs", "pluggy", "safetensors")
-
-
-@frozen(kw_only=True)
-class Destination:
-    """Where a run's files go.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder, which does not exist yet, is empty, or gives way.
-    numbered : bool
-        Whether the name was made here, ``runs/digits-3``: if somebody takes it meanwhile, the next one will do.
-    force : bool
-        Whether a run that is there already gives way.
-    """
-
-    folder: Path
-    numbered: bool = False
-    force: bool = False
-
-    @classmethod
-    def choose(cls, run_file: str | Path, out: str | Path | None, *, force: bool = False) -> Destination:
-        """Return the folder that ``--out`` names, or the next ``runs/<stem>-<number>``.
-
-        Raises
-        ------
-        ConfigError
-            If the folder holds a run and `force` is not set, or holds anything else.
-        """
-        numbered = out is None
-        folder = Path(out) if out is not None else _next_numbered(Path("runs"), Path(run_file).stem or "run")
-        objection = _objection(folder, str(folder if out is None else out), force=force)
-        if objection:
-            raise ConfigError([Mistake("", objection)], "--out")
-        return cls(folder=folder, numbered=numbered, force=force and not numbered)
 
 
 def plan_record(plan: Plan, prepared: Prepared | None = None) -> dict[str, Any]:
@@ -88,9 +52,13 @@ def plan_record(plan: Plan, prepared: Prepared | None = None) -> dict[str, Any]:
         "algorithms": [{**a.component.record(), "on": list(a.on)} for a in plan.algorithms],
         "backend": plan.backend.record(),
         "auto": plain(plan.auto),
+        "budget": plain(plan.budget),
+        "landscape": plain(plan.landscape),
         "auto_notes": list(prepared.notes if prepared is not None else plan.notes),
         "registry": plan.fingerprint,
         "versions": versions(),
+        "tables": plain(plan.tables),
+        "seeds": dict(plan.seeds),
     }
     if prepared is not None:
         record["kernels"] = dict(prepared.kernels)
@@ -115,6 +83,8 @@ def write_run(
     destination: Destination,
     log: Iterable[Mapping[str, Any]],
     figures: Callable[[Path], Sequence[str]] = lambda _: (),
+    *,
+    state: RunState | None = None,
 ) -> Path:
     """Write a run's folder, whole or not at all.
 
@@ -128,6 +98,9 @@ def write_run(
         The lines of ``log.jsonl``, read last.
     figures : callable
         Draws into the folder it is given.
+    state : RunState or None
+        The state of the run: its folder gives way to the finished one. Where the run was stopped, the state stays in
+        it, to go on from.
 
     Returns
     -------
@@ -141,14 +114,21 @@ def write_run(
     """
     from curvkit_core.results.atomic import atomic_folder
     from curvkit_core.results.store import write_stored
+    from curvkit_core.runs.report.page import report_html
 
-    document, tensors = _document(run)
+    rows, tensors = results_document(run.results)
+    document = {**rows, "interrupted": run.interrupted, "stopped": run.stopped}
+    if state is not None:
+        destination = Destination(folder=state.folder, force=True)
     while True:
         try:
             with atomic_folder(destination.folder, replace=destination.force) as temporary:
                 _write_json(temporary / PLAN, run.plan)
                 write_stored(document, tensors, temporary)
+                (temporary / REPORT).write_text(report_html(run), encoding="utf-8")
                 figures(temporary)
+                if state is not None and run.stopped:
+                    state.copy_to(temporary)
                 lines = "".join(json.dumps(line, default=str) + "\n" for line in log)
                 (temporary / LOG).write_text(lines, encoding="utf-8")
             return destination.folder
@@ -157,7 +137,58 @@ def write_run(
                 raise
             folder = destination.folder
             stem = folder.name.rpartition("-")[0]
-            destination = Destination(folder=_next_numbered(folder.parent, stem), numbered=True)
+            destination = Destination(folder=next_numbered(folder.parent, stem), numbered=True)
+
+
+def open_run(folder: str | Path, *, types: Iterable[type] = ()) -> Run:
+    """Load a run: its plan, its problem's facts and its results; no code of the folder's runs.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A run folder.
+    types : iterable of type
+        As for :func:`load_run`.
+
+    Returns
+    -------
+    Run
+        As it was written.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the folder holds no run, or a damaged or newer one.
+    """
+    from curvkit_core.results.store import read_stored
+    from curvkit_core.runs.outcome import Run
+
+    folder = Path(folder)
+    results = load_run(folder, types=types)
+    document, _ = read_stored(folder)
+    plan = _read_plan(folder / PLAN)
+    facts = plan.get("problem_facts")
+    return Run(
+        plan=plan,
+        folder=folder,
+        problem=facts if isinstance(facts, Mapping) else {},
+        results=results,
+        stopped=str(document.get("stopped") or ""),
+    )
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        msg = f"{path} is not JSON: {error}"
+        raise ValueError(msg) from error
+    schema = plan.get("schema") if isinstance(plan, dict) else None
+    if schema != SCHEMA:
+        msg = f"{path} has schema {schema!r}: expected {SCHEMA}. A later curvkit may have written it."
+        raise ValueError(msg)
+    found: dict[str, Any] = plan
+    return found
 
 
 def load_run(folder: str | Path, *, types: Iterable[type] = ()) -> tuple[RunResult, ...]:
@@ -182,8 +213,9 @@ def load_run(folder: str | Path, *, types: Iterable[type] = ()) -> tuple[RunResu
     """
     from curvkit_core.results.encode import decode
     from curvkit_core.results.store import read_stored, result_types
-    from curvkit_core.runs.execution import RunResult
+    from curvkit_core.runs.outcome import RunResult
 
+    _refuse_unfinished(Path(folder))
     document, tensors = read_stored(folder)
     rows = document.get("runs")
     if not isinstance(rows, list):
@@ -202,7 +234,14 @@ def load_run(folder: str | Path, *, types: Iterable[type] = ()) -> tuple[RunResu
     return tuple(found)
 
 
-def _document(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _refuse_unfinished(folder: Path) -> None:
+    if folder_kind(folder) == UNFINISHED and not (folder / PLAN).is_file():
+        msg = f"{folder} holds a run that is not finished, with no results yet: go on with it by curvkit run --resume."
+        raise FileNotFoundError(msg)
+
+
+def results_document(results: Sequence[RunResult]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return results as ``result.json`` has them, and their tensors."""
     from curvkit_core.results.encode import encode
 
     tensors: dict[str, Tensor] = {}
@@ -217,44 +256,12 @@ def _document(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "seconds": r.seconds,
             "result": encode(r.result, f"runs.{i}", tensors),
         }
-        for i, r in enumerate(run.results)
+        for i, r in enumerate(results)
     ]
-    return {"schema": SCHEMA, "runs": rows, "interrupted": run.interrupted}, tensors
+    return {"schema": SCHEMA, "runs": rows}, tensors
 
 
 def _write_json(path: Path, data: Any) -> None:
     from curvkit_core.results.store import json_text
 
     path.write_text(json_text(data), encoding="utf-8")
-
-
-def _holds_run(folder: Path) -> bool:
-    try:
-        return "schema" in json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
-
-
-def _next_numbered(parent: Path, stem: str) -> Path:
-    prefix = f"{stem}-"
-    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-    endings = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-    return parent / f"{prefix}{max((int(e) for e in endings if e.isdecimal()), default=0) + 1}"
-
-
-def _objection(folder: Path, name: str, *, force: bool) -> str:
-    """Return why a run may not be written there, or an empty string."""
-    if not name.strip() or not folder.name or folder.name == "..":
-        return f"expected a new folder's name, got {name!r}"
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        return f"{name!r} exists and is no folder: choose another name"
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not above.is_dir():
-        return f"{name!r} cannot be made: {str(above)!r} is no folder"
-    if not os.access(above, os.W_OK | os.X_OK):
-        return f"{name!r} cannot be made: {str(above)!r} is not writable"
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return ""
-    if not _holds_run(folder):
-        return f"{name!r} holds files that are no run: choose another name"
-    return "" if force else f"{name!r} holds a run already: choose another name, or give --force"

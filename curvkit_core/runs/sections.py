@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen, validators
 
 from curvkit_core.config import Mistake, structure
 from curvkit_core.config.errors import ConfigError
@@ -14,7 +14,8 @@ from curvkit_core.config.type_words import type_words, value_words
 
 SCHEMA = 1
 AUTO = "auto"
-SECTIONS = ("schema", "problem", "operator", "algorithm", "backend", AUTO)
+TABLES = ("sweep", "landscape", "backend", AUTO, "budget", "checkpoint")
+SECTIONS = ("schema", "problem", "operator", "algorithm", *TABLES)
 GENERIC_KEYS = {
     "problem": ("kind",),
     "operator": ("kind", "params"),
@@ -45,6 +46,60 @@ class Auto:
 
 
 @frozen(kw_only=True)
+class Budget:
+    """What a run may cost; it stops in time, keeps what was found, and can be resumed with another budget.
+
+    Parameters
+    ----------
+    products : int, at least 1, or none
+        Products of all algorithms together, those before a resumption included.
+    seconds : float, above 0, or none
+        From the first product of this call on. No product is begun that would, at the pace so far, end after it.
+    """
+
+    products: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
+    seconds: float | None = field(default=None, validator=validators.optional(validators.gt(0.0)))
+
+
+@frozen(kw_only=True)
+class CheckpointOptions:
+    """How often the state of the algorithm at work is saved; finished ones are kept always.
+
+    Parameters
+    ----------
+    seconds : float, above 0
+        Save after so many seconds ...
+    products : int, at least 1, or none
+        ... or so many products, whichever comes first.
+    """
+
+    seconds: float = field(default=60.0, validator=validators.gt(0.0))
+    products: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
+
+
+@frozen(kw_only=True)
+class Landscape:
+    """Slices of the loss along the eigenvectors that an algorithm found, on each operator of which some were.
+
+    Parameters
+    ----------
+    directions : int, at least 1
+        Eigenvectors, from the first on.
+    points : int, odd, at least 5
+        On each slice: a forward pass over the data each.
+    """
+
+    directions: int = field(default=2, validator=validators.ge(1))
+    points: int = field(default=21, validator=validators.ge(5))
+
+    @points.validator
+    def _odd(self, attribute: Any, value: int) -> None:
+        if value % 2 == 0:
+            msg = f"points={value}: expected an odd number; the middle one is where the model is."
+            raise ValueError(msg)
+
+
+@frozen(kw_only=True)
 class NoOptions:
     """The options of a component that takes none."""
 
@@ -55,8 +110,12 @@ def check_sections(data: Mapping[str, Any]) -> list[Mistake]:
         Mistake("$", f"unknown key {key!r}; {near_or_known(key, SECTIONS)}") for key in data if key not in SECTIONS
     ]
     mistakes += _check_schema(data)
+    if isinstance(data.get("sweep"), Mapping) and "kind" in data["sweep"]:
+        mistakes.append(Mistake("$.sweep.kind", "unknown key 'kind': [sweep] is core/sweep, others are [[algorithm]]"))
     for name, example in _EXAMPLES.items():
         if name not in data:
+            if name == "algorithm" and "sweep" in data:
+                continue
             mistakes.append(Mistake(f"$.{name}", f"missing: expected {example}"))
             continue
         value = data[name]
@@ -76,14 +135,19 @@ def check_sections(data: Mapping[str, Any]) -> list[Mistake]:
                 for i, item in enumerate(value)
                 if not isinstance(item, Mapping)
             ]
-    if "backend" in data and not isinstance(data["backend"], Mapping):
-        mistakes.append(Mistake("$.backend", f"expected a table, got {value_words(data['backend'])}"))
+    for name in TABLES:
+        if name in data and not isinstance(data[name], Mapping):
+            mistakes.append(Mistake(f"$.{name}", f"expected a table, got {value_words(data[name])}"))
     return mistakes
 
 
 def component_tables(data: Mapping[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield path and table of each component in a section; what is misshapen is passed over, being said already."""
     section = data.get(name)
+    if name == "sweep":
+        if isinstance(section, Mapping):
+            yield "$.sweep", {**section, "kind": "core/sweep"}
+        return
     if isinstance(section, Mapping):
         if name == "problem":
             yield "$.problem", dict(section)
@@ -91,6 +155,12 @@ def component_tables(data: Mapping[str, Any], name: str) -> Iterator[tuple[str, 
         for i, item in enumerate(section):
             if isinstance(item, Mapping):
                 yield f"$.{name}[{i}]", dict(item)
+
+
+def algorithm_tables(data: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every ``[[algorithm]]``, and ``[sweep]``, which is one that has a section of its own."""
+    yield from component_tables(data, "algorithm")
+    yield from component_tables(data, "sweep")
 
 
 def take(table: dict[str, Any], key: str, tp: Any, path: str, **default: Any) -> Any:

@@ -25,6 +25,8 @@ REFERENCE = {
     "operators": ("Operators", ("operators",)),
     "algorithms": ("Algorithms", ("algorithms",)),
     "results": ("Results", ("results",)),
+    "landscape": ("Slices of the loss", ("landscape",)),
+    "tracking": ("Tracking a training", ("tracking",)),
     "plugins": ("Plugins and registry", ("host.hookspecs", "host.specs", "host.registry", "errors")),
 }
 

@@ -9,7 +9,7 @@ from fixtures.fake_dists import INFO, operators
 from curvkit_core.cli.list_plugins import table
 from curvkit_core.cli.main import main
 
-CORE = "5 operators, 17 algorithms, 4 losses, 1 backend, 2 kernels, 2 problems"
+CORE = "5 operators, 18 algorithms, 4 losses, 1 backend, 2 kernels, 2 problems"
 KERNEL = """
 @hookimpl
 def curvkit_kernels(ctx):
@@ -119,7 +119,7 @@ def test_components_from_metadata_and_with_probes(dists, capsys):
     assert main(["list-plugins", "--components"]) == 0
     out = [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines()]
     assert out[0] == ["NAME", "KIND", "AVAILABLE", "TAGS", "SUMMARY"]
-    assert len(out) == 1 + 31 + 2
+    assert len(out) == 1 + 32 + 2
     assert out[-2] == ["acme/fast", "kernel", "no: curvfix-absent>=3 is not installed", "-", "Fast"]
     assert out[-1] == ["acme/gpu", "kernel", "? (probe)", "compiled", "Gpu"]
     assert ["core/hessian", "operator", "yes", "exact,symmetric", "Hessian of the loss over all data"] in out

@@ -208,7 +208,7 @@ def test_existing_run_is_refused_before_anything_is_built(here: Path, capsys: py
 def test_results_that_cannot_be_written_are_shown(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A full disk at the end of a long run: exit code 1, the report all the same, no folder, no traceback."""
+    """A full disk at the end of a long run: exit code 1, the report all the same, no traceback; --resume writes it."""
     pytest.importorskip("sklearn")
 
     def full(*_: Any) -> None:
@@ -220,7 +220,12 @@ def test_results_that_cannot_be_written_are_shown(
     shown = capsys.readouterr()
     assert "eigenvalues (core/eigsh" in shown.out
     assert "curvkit: error: the run's files could not be written: [Errno 28] No space left on device" in shown.err
-    assert sorted(p.name for p in here.iterdir()) == ["small.toml"]
+    assert [p.name for p in (here / "deep" / "out").iterdir()] == ["checkpoint"]
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert run("small.toml", *one, "--out", "deep/out", "--resume") == 0
+    assert not (here / "deep" / "out" / "checkpoint").exists()
+    assert load_run("deep/out")[0].result.num_matvecs == 3
 
 
 def test_ctrl_c_ends_with_what_was_found(here: Path) -> None:

@@ -26,7 +26,7 @@ def test_core_names_are_those_of_the_contract():
         "cross-entropy", "linear-cross-entropy", "mse", "bce-with-logits", "single", "ce-hvp", "linear-ce",
         "diagonal", "frobenius-norm",
         "solve", "nystrom", "matrix-function", "condition-number",
-        "spectral-sum", "logdet", "effective-dimension",
+        "spectral-sum", "sweep", "logdet", "effective-dimension",
         "digits-mlp", "python",
     }  # fmt: skip
 

@@ -243,3 +243,22 @@ def test_same_seeds_give_the_same_numbers(data: dict[str, Any], registry: Regist
     first, second = (execute(prepared, base, registry, QuietProgress()).results for _ in range(2))
     assert torch.equal(first[0].result.eigenvectors, second[0].result.eigenvectors)
     assert first[1].result.samples.tolist() == second[1].result.samples.tolist()
+
+
+def test_operators_and_algorithms_share_kept_graphs(data: dict[str, Any], registry: Registry) -> None:
+    """Two operators, one of them on a part of the parameters, and three algorithms: one forward pass a batch in all."""
+    from curvkit_core import CrossEntropyLoss, Problem, ProblemSpec
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
+    calls: list[int] = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    batches = [(torch.randn(5, 3, dtype=torch.float64), torch.randint(3, (5,))) for _ in range(2)]
+    problem = Problem(model, batches, CrossEntropyLoss(), preflight="off")
+    registry.register_local(ProblemSpec(name="local/counted", summary="a", factory=lambda: problem))
+    data["problem"] = {"kind": "local/counted"}
+    data["operator"] = [{"kind": "hessian"}, {"kind": "ggn"}, {"kind": "ggn", "params": ["2.*"]}]
+    data["algorithm"] = [{"kind": "eigsh", "k": 2}, {"kind": "trace", "num_matvecs": 9}, {"kind": "local/rayleigh"}]
+    got = run(data, registry)
+    assert len(got.results) == 9
+    assert len(calls) == len(batches)

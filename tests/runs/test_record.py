@@ -28,7 +28,8 @@ def run(data: dict[str, Any], registry: Registry) -> Run:
 def test_folder_holds_plan_results_and_log(run: Run, here: Path) -> None:
     """plan.json, result.json, tensors and log, each as DESIGN has it; load_run gives the results back."""
     folder = write_run(run, Destination(folder=here / "out"), [{"event": "a"}, {"event": "b"}])
-    assert sorted(p.name for p in folder.iterdir()) == ["log.jsonl", "plan.json", "result.json", "result.safetensors"]
+    names = ["log.jsonl", "plan.json", "report.html", "result.json", "result.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == names
     assert [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()] == ["a", "b"]
     plan = json.loads((folder / "plan.json").read_text())
     assert plan == json.loads(json.dumps(run.plan))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from curvkit_core.runs.report.numbers import number, number_column, with_error
+from curvkit_core.runs.report.sweep_sections import slice_sections, sweep_sections
 from curvkit_core.runs.table import Section
 
 if TYPE_CHECKING:
     from curvkit_core.results.types import DensityResult
-    from curvkit_core.runs.execution import Run, RunResult
+    from curvkit_core.runs.outcome import Run, RunResult
 
 __all__ = ["report_sections"]
 
@@ -32,22 +34,26 @@ def report_sections(run: Run) -> list[Section]:
     list of Section
         For :func:`curvkit_core.runs.table.print_sections`.
     """
+    from curvkit_core.results.landscape import SliceResult
+    from curvkit_core.results.sweeps import SweepResult
     from curvkit_core.results.types import DensityResult, EigenResult, SpectralSumResult, TraceResult
 
+    makers: dict[type, Callable[[Sequence[RunResult]], list[Section]]] = {
+        EigenResult: _eigen,
+        TraceResult: _trace,
+        DensityResult: _density,
+        SpectralSumResult: _sums,
+        SweepResult: sweep_sections,
+        SliceResult: slice_sections,
+    }
     sections = [_problem_section(run)]
     for index in sorted({r.algorithm_index for r in run.results}):
         results = [r for r in run.results if r.algorithm_index == index]
-        for kind, make in (
-            (EigenResult, _eigen),
-            (TraceResult, _trace),
-            (DensityResult, _density),
-            (SpectralSumResult, _sums),
-        ):
+        for kind, make in makers.items():
             of_kind = [r for r in results if isinstance(r.result, kind)]
             if of_kind:
                 sections += make(of_kind)
-        known = (EigenResult, TraceResult, DensityResult, SpectralSumResult)
-        sections += [_other(r) for r in results if not isinstance(r.result, known)]
+        sections += [_other(r) for r in results if not isinstance(r.result, tuple(makers))]
     sections.append(_cost(run))
     return sections
 
@@ -64,7 +70,8 @@ def _problem_section(run: Run) -> Section:
     where = f"{facts['dtype']} on {facts['device']}" if "dtype" in facts else ""
     model = ", ".join(str(facts[key]) for key in ("model", "loss") if key in facts)
     lines.append("; ".join(part for part in (model, size, data, where) if part))
-    return Section(title=f"problem {run.plan['problem']['kind']}", notes=tuple(lines))
+    kind = run.plan.get("problem", {}).get("kind", "")
+    return Section(title=f"problem {kind}".rstrip(), notes=tuple(lines))
 
 
 def _eigen(results: Sequence[RunResult]) -> list[Section]:
@@ -257,31 +264,3 @@ def _findings(result: Any) -> Iterable[str]:
 def _options(result: Any, names: Sequence[str]) -> str:
     options = getattr(getattr(result, "info", None), "options", {}) or {}
     return ", ".join(f"{name} = {options[name]}" for name in names if name in options) or type(result).__name__
-
-
-def number(value: float, digits: int) -> str:
-    """Return a float with so many significant digits, in plain notation where that is short."""
-    if not math.isfinite(value) or value == 0.0:
-        return f"{value:g}"
-    if not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.{digits - 1}e}"
-    return f"{value:#.{digits}g}".rstrip(".")
-
-
-def number_column(values: Sequence[float]) -> list[str]:
-    """Return numbers with one count of decimals, six digits for the largest; by powers of ten where they differ."""
-    sizes = [abs(v) for v in values if v and math.isfinite(v)]
-    if not sizes:
-        return [f"{v:g}" for v in values]
-    if not 1e-4 <= max(sizes) < 1e6 or min(sizes) < 1e-3 * max(sizes):
-        return [f"{v:.5e}" if math.isfinite(v) else f"{v:g}" for v in values]
-    decimals = max(0, 5 - math.floor(math.log10(max(sizes))))
-    return [f"{v:.{decimals}f}" for v in values]
-
-
-def with_error(value: float, error: float) -> tuple[str, str]:
-    """Return a value to the second digit of its error, and the error: ``8.225``, ``+- 0.058``."""
-    if not (math.isfinite(value) and math.isfinite(error) and 1e-4 <= error < 1e6 and abs(value) < 1e6):
-        return number(value, 6), f"+- {number(error, 2)}"
-    decimals = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{decimals}f}", f"+- {error:.{decimals}f}"

@@ -1,0 +1,40 @@
+"""A stored run as the command line opens it: what is wrong with the folder is one line and exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from curvkit_core.config import ConfigError, Mistake
+from curvkit_core.runs.outcome import Run
+
+__all__ = ["opened_for_reading"]
+
+
+def opened_for_reading(folder: str | Path) -> Run:
+    """Return a stored run.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Its folder.
+
+    Returns
+    -------
+    Run
+        As :func:`open_run` gives it.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is not there, holds no run, or one that is damaged or newer.
+    """
+    from curvkit_core.runs.record import open_run
+
+    path = Path(folder)
+    if not path.is_dir():
+        what = "is a file" if path.is_file() else "is not there"
+        raise ConfigError([Mistake("", f"{what}: expected the folder of a run")], str(folder))
+    try:
+        return open_run(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError([Mistake("", str(error))], str(folder)) from error

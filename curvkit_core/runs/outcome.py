@@ -1,0 +1,74 @@
+"""What a run is, as the observers see it, and what one algorithm found for one operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+__all__ = ["KEYBOARD", "Run", "RunResult"]
+
+KEYBOARD = "keyboard"
+
+
+@frozen(kw_only=True, eq=False)
+class RunResult:
+    """What one algorithm found for one operator.
+
+    Parameters
+    ----------
+    operator, algorithm : str
+        Names in the registry.
+    label : str
+        The operator's name in this run: with its parameters' globs, and numbered where two are alike.
+    operator_index, algorithm_index : int
+        Places in the run file.
+    params : tuple of str
+        The globs that restrict the operator; empty for all of the problem's parameters.
+    result : object
+        The algorithm's.
+    seconds : float
+        Wall time.
+    """
+
+    operator: str
+    algorithm: str
+    label: str
+    operator_index: int
+    algorithm_index: int
+    params: tuple[str, ...] = ()
+    result: Any
+    seconds: float
+
+
+@frozen(kw_only=True, eq=False)
+class Run:
+    """A run, as the observers ``curvkit_run_started`` and ``curvkit_run_finished`` see it.
+
+    Parameters
+    ----------
+    plan : mapping
+        What ``plan.json`` holds.
+    folder : Path
+        Where the run's files are; not there before the end.
+    problem : mapping
+        Model, size, data, weighting.
+    results : tuple of RunResult
+        Empty at the start.
+    stopped : str
+        Empty, or what ended the run early: ``"keyboard"``, or a spent budget of ``"products"`` or ``"seconds"``. The
+        results are those so far, the last of them perhaps not finished.
+    """
+
+    plan: Mapping[str, Any]
+    folder: Path
+    problem: Mapping[str, Any]
+    results: tuple[RunResult, ...] = ()
+    stopped: str = ""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended it."""
+        return self.stopped == KEYBOARD

@@ -1,0 +1,36 @@
+"""Numbers as people read them: as many digits as are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+__all__ = ["number", "number_column", "with_error"]
+
+
+def number(value: float, digits: int) -> str:
+    """Return a float with so many significant digits, in plain notation where that is short."""
+    if not math.isfinite(value) or value == 0.0:
+        return f"{value:g}"
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def number_column(values: Sequence[float]) -> list[str]:
+    """Return numbers with one count of decimals, six digits for the largest; by powers of ten where they differ."""
+    sizes = [abs(v) for v in values if v and math.isfinite(v)]
+    if not sizes:
+        return [f"{v:g}" for v in values]
+    if not 1e-4 <= max(sizes) < 1e6 or min(sizes) < 1e-3 * max(sizes):
+        return [f"{v:.5e}" if math.isfinite(v) else f"{v:g}" for v in values]
+    decimals = max(0, 5 - math.floor(math.log10(max(sizes))))
+    return [f"{v:.{decimals}f}" for v in values]
+
+
+def with_error(value: float, error: float) -> tuple[str, str]:
+    """Return a value to the second digit of its error, and the error: ``8.225``, ``+- 0.058``."""
+    if not (math.isfinite(value) and math.isfinite(error) and 1e-4 <= error < 1e6 and abs(value) < 1e6):
+        return number(value, 6), f"+- {number(error, 2)}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f}", f"+- {error:.{decimals}f}"
