@@ -172,10 +172,11 @@ def plugin(session: nox.Session, name: str) -> None:
     paths = [f"plugins/curvkit_{name}" + (f"[{','.join(extras)}]" if extras else "")]
     paths += [f"plugins/curvkit_{each}" for each in BESIDE.get(name, ())]
     install(session, "--no-build-isolation", *(part for path in paths for part in ("-e", path)), *tools)
+    install(session, "pytest-xdist")
     session.run("curvkit", "list-plugins", "--strict")
     # Tests beside `tests` need what the plugin depends on, which `nox -s tests` does not install.
     folders = [f"plugins/curvkit_{name}/{folder}" for folder in ("tests", f"tests_with_{name}")]
-    session.run("pytest", *filter(os.path.isdir, folders), *session.posargs, env=ONE_THREAD)
+    session.run("pytest", *filter(os.path.isdir, folders), *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
