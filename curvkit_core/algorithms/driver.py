@@ -74,6 +74,7 @@ def run(
     checkpoint_every: int | None = None,
     checkpoint_seconds: float = 60.0,
     resume: bool = True,
+    save_finished: bool = True,
     on_progress: Callable[[ProgressEvent], None] | None = None,
 ) -> Any:
     """Drive `algorithm` on `op` until it is done or a budget is spent; give its result.
@@ -97,11 +98,15 @@ def run(
     checkpoint_every : int or None
         Save after so many products ...
     checkpoint_seconds : float
-        ... or so many seconds, whichever comes first.
+        ... or so many seconds, whichever comes first; after a save that took longer than a second, nine times as long
+        as that at least, so that saving takes a tenth of the time at most.
     resume : bool
         Go on from the folder's newest whole checkpoint, if it has one: the result is bit for bit that of a run that was
         never interrupted, on the same device with the same number of threads and strategy (where these differ, a
         warning and the result's findings say so). False: a folder with a checkpoint is refused.
+    save_finished : bool
+        Leave a checkpoint of a run that is done, too, so that a second call gives its result at once. False where the
+        result is kept by other means.
     on_progress : callable or None
         Called with a ProgressEvent after every multiplication.
 
@@ -143,7 +148,7 @@ def run(
     state = algorithm.init(space, **(inputs or {})) if saved is None else saved.state
     matvecs, before = (0, 0.0) if saved is None else (saved.matvecs, saved.seconds)
     width = max_rows if max_rows is not None else space.comfortable_rows() if saved is None else saved.width
-    made, pace, interrupted = 0, 0.0, ""
+    made, pace, interrupted, finished = 0, 0.0, "", False
     with interrupts() as pending:
         while True:
             if space.agree(int(pending.pending)):
@@ -153,6 +158,7 @@ def run(
             with pending.deferred():
                 V = algorithm.ask(state, max(rows, 1))
             if V is None:
+                finished = True
                 break
             if rows < 1:
                 interrupted = "matvecs"
@@ -184,13 +190,16 @@ def run(
                 on_progress(_event(algorithm, state, matvecs, seconds, seconds / made))
         with pending.deferred():
             seconds = before + time.perf_counter() - start
-            if saver is not None:
+            if saver is not None and (save_finished or not finished):
                 saver.at_end(state, matvecs, seconds, width)
             if isinstance(algorithm, Finishes):
                 state = algorithm.finish(space, state)
             result = algorithm.result(space, state)
     notes = saver.notes if saver is not None else ()
     return with_info(algorithm, op, result, num_matvecs=matvecs, seconds=seconds, interrupted=interrupted, notes=notes)
+
+
+_PAUSES = 9.0  # a save of a basis of gigabytes takes as long as many products
 
 
 @define(eq=False)
@@ -205,6 +214,7 @@ class _Saver:
     _resumed: SavedRun | None = None
     _saved_at: int = -1
     _saved_when: float = 0.0
+    _pause: float = 0.0
 
     def load(self, algorithm: Algorithm, *, resume: bool) -> SavedRun | None:
         """The run to go on with, if there is one."""
@@ -230,7 +240,7 @@ class _Saver:
                 _log.warning("%s", note)
             self._resumed = None
         due = self.every is not None and matvecs - max(self._saved_at, 0) >= self.every
-        if self.op.space.agree(int(due or time.perf_counter() - self._saved_when >= self.seconds)):
+        if self.op.space.agree(int(due or time.perf_counter() - self._saved_when >= max(self.seconds, self._pause))):
             self._save(state, matvecs, seconds, width)
 
     def at_end(self, state: Any, matvecs: int, seconds: float, width: int) -> None:
@@ -240,8 +250,11 @@ class _Saver:
 
     def _save(self, state: Any, matvecs: int, seconds: float, width: int) -> None:
         now = SavedRun(state=state, matvecs=matvecs, seconds=seconds, width=width, circumstances=circumstances(self.op))
+        begun = time.perf_counter()
         self.folder.save(now, self.op.space)
         self._saved_at, self._saved_when = matvecs, time.perf_counter()
+        took = self._saved_when - begun
+        self._pause = _PAUSES * took if took > 1.0 else 0.0
 
 
 def _check_fit(algorithm: Algorithm, op: CurvatureOperator) -> None:

@@ -134,6 +134,7 @@ def _run_job(
         "checkpoint": folder,
         "checkpoint_seconds": options.seconds,
         "checkpoint_every": options.products,
+        "save_finished": False,  # the run keeps the result itself
     }
     lead(prepared, **{**driving, "checkpoint": None if folder is None else str(folder.absolute())})
     with progress.job(job.label, number, len(prepared.jobs)) as show:

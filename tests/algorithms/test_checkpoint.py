@@ -17,6 +17,7 @@ from torch import Tensor
 from curvkit_core import GGNOperator, HessianOperator, LambdaOperator, eigsh, trace
 from curvkit_core.algorithms import Basis, CheckpointError, Eigsh, Hutchinson, run
 from curvkit_core.algorithms import checkpoint as checkpoint_module
+from curvkit_core.algorithms import driver as driver_module
 
 A = symmetric_matrix(torch.linspace(-3, 5, 60, dtype=F64))
 
@@ -103,8 +104,48 @@ def test_every_so_many_products_or_seconds(tmp_path: Path) -> None:
     assert last(tmp_path / "seconds") == 12
     run(algorithm, counted()[0], max_rows=1, checkpoint=tmp_path / "end", checkpoint_seconds=1e9)
     assert last(tmp_path / "end") == 1
+    run(algorithm, counted()[0], max_rows=1, checkpoint=tmp_path / "none", checkpoint_seconds=1e9, save_finished=False)
+    assert not list((tmp_path / "none").glob("checkpoint-*.json"))
+    run(algorithm, counted()[0], max_matvecs=5, checkpoint=tmp_path / "budget", save_finished=False)
+    assert last(tmp_path / "budget") == 1
     with pytest.raises(ValueError, match="checkpoint_every=0: expected a positive number"):
         run(algorithm, counted()[0], checkpoint=tmp_path / "end", checkpoint_every=0)
+
+
+def test_slow_saves_are_made_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save of two seconds is followed by eighteen without; one of a tenth of a second by none. By a clock of its own."""
+    now = 0.0
+
+    class Clock:
+        @staticmethod
+        def perf_counter() -> float:
+            return now
+
+    def times(save_takes: float) -> list[float]:
+        nonlocal now
+        seen: list[float] = []
+
+        def save(self: checkpoint_module.CheckpointFolder, *arguments: object) -> None:
+            nonlocal now
+            seen.append(now)
+            now += save_takes
+
+        def product(v: torch.Tensor) -> torch.Tensor:
+            nonlocal now
+            now += 1.0
+            return v
+
+        monkeypatch.setattr(checkpoint_module.CheckpointFolder, "save", save)
+        op = LambdaOperator(product, 40, dtype=torch.float64)
+        folder = tmp_path / str(save_takes)
+        now = 0.0
+        run(Hutchinson(num_matvecs=40, seed=0), op, max_rows=1, checkpoint=folder, checkpoint_seconds=2.0)
+        return seen
+
+    monkeypatch.setattr(driver_module, "time", Clock)
+    quick, slow = times(0.1), times(2.0)
+    assert len(quick) >= 12
+    assert slow == [2.0, 22.0, 42.0, 46.0]  # after 2, 20 and 38 products, and at the end
 
 
 def spoil_size(file: Path) -> None:

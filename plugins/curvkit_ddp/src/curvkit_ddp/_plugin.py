@@ -4,6 +4,9 @@ from collections.abc import Iterable
 
 from curvkit_core import BackendSpec, PluginContext, PluginInfo, hookimpl
 
+#: What the conformance checks try the backends on, and what they cannot keep.
+CHECK_CASES = "curvkit_ddp.cases:cases_alone"
+
 
 @hookimpl
 def curvkit_plugin_info() -> PluginInfo:
@@ -21,6 +24,7 @@ def curvkit_backends(ctx: PluginContext) -> Iterable[BackendSpec]:
         config="curvkit_ddp.config:ReplicatedConfig",
         priority=10,
         probe="curvkit_ddp.probes:launched",
+        tags=["replicated"],
     )
     yield BackendSpec(
         name="ddp/sharded",
@@ -28,4 +32,5 @@ def curvkit_backends(ctx: PluginContext) -> Iterable[BackendSpec]:
         factory="curvkit_ddp.sharded:build_sharded",
         config="curvkit_ddp.config:ShardedConfig",
         probe="curvkit_ddp.probes:launched",
+        tags=["sharded"],
     )

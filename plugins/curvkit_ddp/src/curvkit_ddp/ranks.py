@@ -18,7 +18,7 @@ from curvkit_core.errors import RankError
 from curvkit_ddp.launch import DEFAULT_TIMEOUT, transport_of
 from curvkit_ddp.roll_call import RollCall
 
-__all__ = ["MAX_RANKS", "Ranks"]
+__all__ = ["MAX_RANKS", "Ranks", "group_and_patience"]
 
 #: Sums over so many ranks of numbers of 12 bits are exact in float32.
 MAX_RANKS = 4096
@@ -182,6 +182,11 @@ class Ranks:
         """Tell the ranks that wait in a collective that this one will not come, and never will."""
         self._roll_call.announce(error)
         self.broken = f"{type(error).__name__}: {error}"
+
+
+def group_and_patience(ranks: Ranks | None) -> tuple[dist.ProcessGroup, float] | None:
+    """What makes two backends' ranks the same: the group itself, and how long they wait in it."""
+    return None if ranks is None else (ranks.group, ranks.timeout)
 
 
 def _store_of(group: dist.ProcessGroup) -> dist.Store:

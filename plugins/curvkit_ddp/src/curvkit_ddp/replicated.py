@@ -20,7 +20,7 @@ from curvkit_core.errors import RankError
 from curvkit_ddp.dealing import Dealt
 from curvkit_ddp.flat_sums import packed, unpacked
 from curvkit_ddp.launch import DEFAULT_TIMEOUT, find_group, transport_of
-from curvkit_ddp.ranks import Ranks
+from curvkit_ddp.ranks import Ranks, group_and_patience
 from curvkit_ddp.replicas import ValuesDigest, plain_forward
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class _Memory:
     value: int = 0
 
 
-@frozen(eq=False, init=False)
+@frozen(init=False)
 class ReplicatedBackend:
     """Data parallel: one collective of the vectors' size a product, for every operator and every algorithm.
 
@@ -97,9 +97,10 @@ class ReplicatedBackend:
     that are the same bits on every rank, and so takes the same way on each.
     """
 
-    ranks: Ranks
+    # over one group two are equal: what they remember is no part of what they are
+    ranks: Ranks = field(eq=group_and_patience)
     world: World
-    _memory: _Memory
+    _memory: _Memory = field(eq=False)
 
     def __init__(
         self,

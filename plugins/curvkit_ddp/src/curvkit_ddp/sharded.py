@@ -26,7 +26,7 @@ from curvkit_ddp.collectives import small_stack
 from curvkit_ddp.dealing import Dealt
 from curvkit_ddp.flat_sums import packed, unpacked
 from curvkit_ddp.launch import DEFAULT_TIMEOUT, find_group
-from curvkit_ddp.ranks import Ranks
+from curvkit_ddp.ranks import Ranks, group_and_patience
 from curvkit_ddp.sharded_space import ShardedSpace
 from curvkit_ddp.shards import cut_of, local_part
 from curvkit_ddp.traffic import Traffic
@@ -52,7 +52,7 @@ class _Memory:
     blocks: Blocks | None = None
 
 
-@frozen(eq=False, init=False)
+@frozen(init=False)
 class ShardedBackend:
     """Exact Hessian, GGN and Fisher products of a model that ``fully_shard`` has sharded (FSDP2), in 1/N of the memory.
 
@@ -87,13 +87,14 @@ class ShardedBackend:
     weights are saved whole.
     """
 
+    # over the same groups two are equal: what they remember and count is no part of what they are
     world: World
-    everyone: Ranks
-    shards: Ranks
-    replicas: Ranks | None
-    traffic: Traffic
-    wholes: WholeWeights
-    _memory: _Memory
+    everyone: Ranks = field(eq=group_and_patience)
+    shards: Ranks = field(eq=group_and_patience)
+    replicas: Ranks | None = field(eq=group_and_patience)
+    traffic: Traffic = field(eq=False)
+    wholes: WholeWeights = field(eq=False)
+    _memory: _Memory = field(eq=False)
 
     def __init__(
         self, mesh: DeviceMesh | None = None, *, timeout: float | None = None, transport: str = "auto"

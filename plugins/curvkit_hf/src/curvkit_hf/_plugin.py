@@ -5,6 +5,9 @@ from collections.abc import Iterable
 from curvkit_core import LossAdapterSpec, PluginContext, PluginInfo, ProblemSpec, hookimpl
 from curvkit_hf.adapter_names import ADAPTERS
 
+#: What the conformance checks try the losses and the problem on.
+CHECK_CASES = "curvkit_hf.cases:cases"
+
 _TAGS = {
     "causal-lm": ["language-model", "likelihood", "units", "sampling", "chunked-head"],
     "masked-lm": ["language-model", "likelihood", "units", "sampling", "chunked-head"],

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 
 from curvkit_core import LossAdapterSpec, OperatorSpec, PluginContext, PluginInfo, ProblemSpec, hookimpl
 
+#: What the conformance checks try the components on, and what these cannot keep.
+CHECK_CASES = "curvkit_tlens.cases:cases"
+
 MODELS = ("TransformerBridge", "HookedTransformer")
 
 

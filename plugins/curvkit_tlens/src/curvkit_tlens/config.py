@@ -133,7 +133,7 @@ class BridgeConfig:
     """
 
     model: str | None = None
-    native: dict[str, Any] = field(factory=dict, validator=_one_source)
+    native: dict[str, Any] = field(factory=dict, hash=False, validator=_one_source)  # a table has no hash
     text: str
     text_field: str = "text"
     sequence_length: int = field(default=128, validator=validators.ge(2))
