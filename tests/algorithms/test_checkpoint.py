@@ -113,7 +113,7 @@ def test_every_so_many_products_or_seconds(tmp_path: Path) -> None:
 
 
 def test_slow_saves_are_made_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A save of two seconds is followed by eighteen without; one of a tenth of a second by none. By a clock of its own."""
+    """By a clock of its own: a save of two seconds is followed by eighteen without, one of a tenth by none."""
     now = 0.0
 
     class Clock:
