@@ -78,7 +78,8 @@ def test_x45_what_is_declared_is_imported() -> None:
                 used.add(str(node.module).partition(".")[0])
     used -= {*sys.stdlib_module_names, "curvkit_core"}
     used = {"attrs" if name == "attr" else name for name in used}
-    optional = {"matplotlib", "sklearn", "scipy", "numpy", "pytest", "hypothesis"}  # imported where they are asked for
+    # imported where they are asked for
+    optional = {"matplotlib", "sklearn", "scipy", "numpy", "pandas", "lightning", "pytest", "hypothesis"}
     assert undeclared(declared, used, optional) == set()
     assert len(declared) <= 7
     assert undeclared(declared | {"tqdm"}, used, optional) == {"tqdm"}

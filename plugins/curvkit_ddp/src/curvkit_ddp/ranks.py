@@ -139,8 +139,11 @@ class Ranks:
         try:
             work.wait()
         except RuntimeError as error:
+            # the transport keeps the same time, and may be the first to say that it is up
+            late = time.monotonic() - begun >= 0.95 * self.timeout
+            outcome = f"did not end within timeout={self.timeout:g} seconds" if late else "failed"
             who = self._roll_call.news() or self._roll_call.absent() or f"{error}".partition("\n")[0]
-            self.fail(f"{what} failed: {who}", error)
+            self.fail(f"{what} {outcome}: {who}", error)
 
     def _wait(self, work: Any, what: str, begun: float) -> None:
         looked = begun
