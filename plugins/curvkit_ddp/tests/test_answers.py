@@ -24,6 +24,7 @@ VARIANTS = {
         "tied-mlp, batch-mean",
         "tiny-transformer, microbatches",
         "tied-mlp, some",
+        "tied-mlp, frozen",
     ),
     4: ("tied-mlp", "shared-convnet", "tiny-transformer", "tied-mlp, batch-mean"),
 }

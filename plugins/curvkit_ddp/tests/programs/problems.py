@@ -29,6 +29,7 @@ CUTS: dict[int, dict[str, Cut]] = {
 #: Modules that FSDP makes whole one at a time; the others are the root's.
 BLOCKS = {
     "tied-mlp": ("first", "norm", "unused", "last"),
+    "tied-mlp, frozen": ("first", "norm", "unused", "last"),
     "regression-mlp": ("first", "last"),
     "multilabel-mlp": ("first", "norm", "last"),
     "shared-convnet": ("lift", "conv", "norm", "head"),
@@ -50,6 +51,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "tied-mlp, batch-mean": ("tied-mlp", {"weighting": "batch-mean"}),
     "tiny-transformer, microbatches": ("tiny-transformer", {"microbatch_size": 1}),
     "tied-mlp, some": ("tied-mlp", {"params": ["first.*", "middle.weight"]}),
+    "tied-mlp, frozen": ("tied-mlp, frozen", {}),
 }
 
 
@@ -59,8 +61,13 @@ def cuts_of(variant: str, size: int) -> list[str]:
 
 
 def make(name: str) -> Case:
-    """The case, the same in every process."""
-    return CASES[name]()
+    """The case, the same in every process; a frozen one has a constant weight or bias in two of its blocks."""
+    plain, _, frozen = name.partition(", ")
+    case = CASES[plain]()
+    if frozen:
+        case.model.first.weight.requires_grad_(False)
+        case.model.last.bias.requires_grad_(False)
+    return case
 
 
 def batches_of(case: Case, cut: Cut) -> list[list[tuple[Tensor, Tensor]]]:
