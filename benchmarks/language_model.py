@@ -99,7 +99,7 @@ def _peak(args: argparse.Namespace, name: str) -> int:
         trim()
         before = resident()
         operator = kind(problem, **options)
-        work = lambda: operator @ v  # noqa: E731
+        work = lambda: operator @ v  # noqa: E731 - called once, below
     if name == GRADIENT:
         trim()
         before = resident()

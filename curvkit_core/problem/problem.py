@@ -147,7 +147,7 @@ class Problem:
         if self.history.bound_loss is None:
             assert isinstance(self._loss, BindsToModel)
             self.history.bound_loss = self._bind(self._loss)
-        bound: LossAdapter = self.history.bound_loss  # type: ignore[assignment]
+        bound: LossAdapter = self.history.bound_loss  # type: ignore[assignment]  # History holds plain facts
         return bound
 
     def restrict(self, params: str | Iterable[str] | Selector | ReadsModel) -> Problem:

@@ -99,4 +99,4 @@ def load_cases(cases: Cases) -> tuple[Case, ...]:
                 f"cases={cases!r:.80} holds an item of type {type(item).__name__}: expected curvkit_core.testing.Case."
             )
             raise CurvkitError(msg)
-    return found  # type: ignore[no-any-return]
+    return found  # type: ignore[no-any-return]  # what was imported by name
