@@ -25,6 +25,10 @@ BASIS_DTYPES = (None, "float64", "float32", "bfloat16", "float16")
 
 _ROWS = 2  # brought to the device, or widened, at once
 _COLUMNS = 1 << 14  # rotated at once: they stay in the cache (30 rows to 20 at n = 4 million: 0.4 of the time of 2^18)
+_CHUNK, _CHUNKS = (
+    1 << 14,
+    1 << 6,
+)  # subtracted at once on a CPU, as many products: BLAS takes one row by one thread alone
 _COLUMNS_THERE = 1 << 18  # on another device, where every step is a launch
 
 
@@ -126,7 +130,7 @@ class Basis:
     def subtract(self, space: VectorSpace, H: Tensor, W: Tensor) -> None:
         """Take H Q from the rows W (k, n_local), in place; H (k, size') belongs to the first size' rows."""
         for low, rows in self._loaded(space, H.shape[1]):
-            W.addmm_(H[:, low : low + len(rows)].to(W), rows, alpha=-1.0)
+            _subtract(H[:, low : low + len(rows)].to(W), rows, W)
 
     def combine(self, space: VectorSpace, C: Tensor) -> Tensor:
         """C Q, (m, n_local); C (m, size') belongs to the first size' rows."""
@@ -181,6 +185,18 @@ class Basis:
             step = max(len(used), 1) if there else _ROWS
             for low in range(0, len(used), step):
                 yield start + low, used[low : low + step].to(device=space.device, dtype=space.dtype)
+
+
+def _subtract(H: Tensor, rows: Tensor, W: Tensor) -> None:
+    """W -= H rows, in place; on a CPU in chunks of columns, which all threads share."""
+    whole = W.shape[1] // _CHUNK if W.device.type == "cpu" else 0
+    for first in range(0, whole, _CHUNKS):
+        chunks = min(_CHUNKS, whole - first)
+        place = slice(first * _CHUNK, (first + chunks) * _CHUNK)
+        w, q = (part[:, place].unflatten(1, (chunks, _CHUNK)).transpose(0, 1) for part in (W, rows))
+        w.baddbmm_(H.expand(chunks, -1, -1), q, alpha=-1.0)
+    if whole * _CHUNK < W.shape[1]:
+        W[:, whole * _CHUNK :].addmm_(H, rows[:, whole * _CHUNK :], alpha=-1.0)
 
 
 def _room(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, storage: str, folder: str | None) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ __all__ = ["fill_gaussian", "fill_signs", "hashed_words", "stream_key", "uniform
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
-_WORDS = 1 << 14  # 64 signs a word: one chunk's scratch is 2^20 int64, 8 MiB, whatever the vector's length
+_WORDS = 1 << 14  # 64 signs a word: one chunk's scratch is 2^20 numbers, whatever the vector's length
 
 
 def stream_key(seed: int, index: int, name: str) -> int:
@@ -45,13 +46,18 @@ def _hash(counters: Tensor, key: int) -> Tensor:
 def fill_signs(out: Tensor, *, key: int, start: int) -> None:
     """Fill the 1-D `out` with +-1: element j is bit (start + j) % 64 of the hash of word (start + j) // 64."""
     first, last = start // 64, (start + out.numel() + 63) // 64
-    bits = torch.arange(64, device=out.device)
+    # a row of eight signs for every byte: a tenth of the time of shifting every bit out of its word
+    shifts = torch.arange(8, device=out.device)
+    eights = (((torch.arange(256, device=out.device)[:, None] >> shifts) & 1) * 2 - 1).to(out.dtype)
     for word in range(first, last, _WORDS):
-        words = torch.arange(word, min(word + _WORDS, last), device=out.device)
-        signs = ((_hash(words, key)[:, None] >> bits) & 1).view(-1)
+        hashes = _hash(torch.arange(word, min(word + _WORDS, last), device=out.device), key)
+        octets = hashes.view(torch.uint8).view(-1, 8)
+        if sys.byteorder == "big":
+            octets = octets.flip(1)
+        signs = eights.index_select(0, octets.reshape(-1).int()).view(-1)
         low = word * 64 - start
         head, tail = max(low, 0), min(low + signs.numel(), out.numel())
-        out[head:tail] = signs[head - low : tail - low].mul_(2).sub_(1)
+        out[head:tail] = signs[head - low : tail - low]
 
 
 def fill_gaussian(out: Tensor, *, key: int, start: int) -> None:
