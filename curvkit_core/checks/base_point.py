@@ -30,6 +30,8 @@ class BasePoint:
         A node on the way to the outputs whose value jumps; empty if there is none.
     behind : Tensor, shape (n,), bool
         Elements that enter behind the last kink.
+    reaches : bool
+        Whether the loss depends on any of the parameters.
     """
 
     y: Outputs
@@ -38,6 +40,7 @@ class BasePoint:
     facts: GraphFacts
     jump: str
     behind: Tensor
+    reaches: bool
 
     @property
     def eps(self) -> float:
@@ -78,6 +81,7 @@ def base_point(problem: Problem, piece: Piece) -> BasePoint:
         facts=facts,
         jump=jump,
         behind=behind,
+        reaches=any(slope is not None for slope in slopes),
     )
 
 

@@ -9,10 +9,11 @@ from attrs import field, frozen, validators
 from curvkit_core.errors import CurvkitError
 from curvkit_core.problem.problem import Problem
 
-__all__ = ["CODES", "Finding", "PreflightError", "PreflightWarning", "note", "report"]
+__all__ = ["CODES", "Finding", "PreflightError", "PreflightWarning", "note", "remember", "report"]
 
 #: Every code there is, each with its section in docs/preflight.md.
 CODES = (
+    "parameter-captured",
     "forward-not-repeatable",
     "loss-not-finite",
     "product-not-finite",
@@ -60,14 +61,15 @@ def report(problem: Problem, finding: Finding) -> None:
     if problem.preflight == "error":
         raise PreflightError(str(finding))
     warnings.warn(str(finding), PreflightWarning, stacklevel=2)
-    _remember(problem, str(finding))
+    remember(problem, str(finding))
 
 
 def note(problem: Problem, code: str, seen: str) -> None:
     """Cannot be told: remember it for the results' ``info.findings``, once; nothing is blocked."""
-    _remember(problem, f"[{code}: inconclusive] {seen}")
+    remember(problem, f"[{code}: inconclusive] {seen}")
 
 
-def _remember(problem: Problem, text: str) -> None:
+def remember(problem: Problem, text: str) -> None:
+    """Say a thing once in the results' ``info.findings``."""
     if text not in problem.history.findings:
         problem.history.findings.append(text)

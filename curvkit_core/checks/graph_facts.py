@@ -39,8 +39,10 @@ class GraphFacts:
         A node whose value or derivative jumps; empty if there is none.
     jump : str
         A node whose value jumps; empty if there is none.
+    leaves : frozenset of int
+        ``id`` of the leaves.
     behind : frozenset of int
-        ``id`` of the leaves whose every path to the root passes no kink or jump.
+        ``id`` of those whose every path to the root passes no kink or jump.
     dtype : torch.dtype
         The narrowest floating-point dtype that a derivative passes through.
     convolves : bool
@@ -49,6 +51,7 @@ class GraphFacts:
 
     kink: str
     jump: str
+    leaves: frozenset[int]
     behind: frozenset[int]
     dtype: torch.dtype
     convolves: bool
@@ -69,6 +72,7 @@ def graph_facts(roots: Iterable[Tensor], dtype: torch.dtype) -> GraphFacts:
     return GraphFacts(
         kink=names[kinks[0]] if kinks else "",
         jump=names[jumps[0]] if jumps else "",
+        leaves=frozenset(leaves),
         behind=frozenset(leaf for leaf, node in leaves.items() if node not in before),
         dtype=dtype,
         convolves=any("onvolution" in name or "Rnn" in name for name in names.values()),

@@ -19,9 +19,10 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from curvkit_core.checks.base_point import BasePoint, base_point
+from curvkit_core.checks.captured_parameters import check_captured
 from curvkit_core.checks.derivatives import judge_hvp, judge_jvp, judge_loss_curvature
 from curvkit_core.checks.difference_ladder import Judgement, norm
-from curvkit_core.checks.finding import Finding, note, report
+from curvkit_core.checks.finding import Finding, note, remember, report
 from curvkit_core.checks.recorded import Call, RecordedLinearization
 from curvkit_core.checks.repeatability import check_repeats
 from curvkit_core.checks.transposes import asymmetry, transpose_gap
@@ -37,7 +38,8 @@ ROWS = 16
 
 _MEND_LOSS = (
     "look for a loss or layer that computes its gradient in the forward pass (torch's linear_cross_entropy with "
-    "options=, fused losses), or detaches part of it; use the plain one for curvature."
+    "options=, fused losses), detaches part of it, or differentiates once only (once_differentiable, checkpoint with "
+    "use_reentrant=True); use the plain one for curvature."
 )
 
 
@@ -66,6 +68,9 @@ class Kind:
 def probe(problem: Problem, kind: Kind, piece: Piece, *, reverse: bool) -> None:
     """Check the first microbatch; `reverse` says whether the pass linearized it by reverse mode."""
     base, piece = _base_on_few_rows(problem, piece)
+    check_captured(problem, base.facts)
+    if not base.reaches:
+        remember(problem, "the loss depends on none of the chosen parameters: its curvature in them is zero.")
     if not _all_finite(base.gradient):
         return
     strategy = "reverse" if reverse else kind.options.strategy

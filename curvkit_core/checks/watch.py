@@ -1,8 +1,8 @@
 """What watches an operator's passes over the data, as long as there is something left to check.
 
 Every microbatch of the problem's first two passes, and of the first pass of each kind of operator, goes through the
-cheap checks; the first microbatch of each kind's first pass through the probe. What the data are is compared between
-the first two passes, and before that with a second reading where the first pass drew random numbers.
+cheap checks; the first microbatch with units of each kind's first pass through the probe. What the data are is compared
+between the first two passes, and before that with a second reading where the first pass drew random numbers.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Watch:
         self._reached = reached
         self._fine = True
         self._batchwise = False
+        self._looked = False
         self._digest = Digest() if problem.history.passes_compared < 2 else None
         self._random_state = torch.get_rng_state()
         self._draws = False
@@ -101,6 +102,9 @@ class Watch:
         self._fine = self._fine and check_product(problem, piece, V, product)
         if piece.number == piece.part == 0:
             self._batchwise = batch_order_matters(problem)
+        # without targets that count everything is zero, and looks right
+        if not self._looked and float(piece.count) > 0:
+            self._looked = True
             if self._key is not None and self._fine and isinstance(problem.backend, HoldsShards):
                 seen = (
                     f"{type(self.operator).__name__}: on sharded parameters products are not held against differences."

@@ -185,4 +185,4 @@ def as_rows(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
             f"{tuple(targets.shape)} ({str(targets.dtype).removeprefix('torch.')}): {problem}"
         )
         raise ValueError(msg)
-    return hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    return hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1).long()

@@ -16,9 +16,10 @@ from attrs import define, field
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp
 
+from curvkit_core.linearize.embedding_tables import plain_tables
 from curvkit_core.linearize.lean import LeanLinearization
-from curvkit_core.linearize.padding_rows import padding_rows_differentiated
 from curvkit_core.linearize.second_order_mode import second_order_mode
+from curvkit_core.linearize.twice_differentiable import twice_differentiable
 from curvkit_core.losses.protocol import LossAdapter, Outputs
 from curvkit_core.problem.problem import Piece, Problem
 
@@ -80,7 +81,8 @@ class CompiledProducts:
                 warnings.catch_warnings(),
                 torch.no_grad(),
                 second_order_mode(self.problem.model, self.problem.loss),
-                padding_rows_differentiated(self.problem.model),
+                plain_tables(self.problem.model),
+                twice_differentiable(self.problem.model),
             ):
                 warnings.simplefilter("ignore")  # the compiler's own, about code that is not the user's
                 found: Outputs = self.functions[name](*args)

@@ -44,7 +44,7 @@ def loss_at(problem: Problem, piece: Piece, step: Tensor) -> Tensor:
 def _displaced(problem: Problem, step: Tensor) -> dict[nn.Parameter, Tensor]:
     values = {}
     for entry in problem.parameters:
-        own = entry.parameter.detach()
+        own = entry.value.detach()
         wide = torch.promote_types(own.dtype, torch.float32)
         piece = entry.spread(step[entry.place]).to(device=own.device, dtype=wide)
         values[entry.parameter] = own.to(wide) + piece

@@ -74,7 +74,7 @@ def fingerprint_of_model(model: nn.Module, loss: object) -> Fingerprint:
             elif isinstance(value, _PLAIN):
                 plain.append((owner, name, type(value), value))
     named = [(name, _here(t)) for name, t in named]
-    identities = tuple((name, id(t), t.data_ptr(), t._version, t.shape, t.stride(), t.dtype) for name, t in named)
+    identities = tuple((name, id(t), t.data_ptr(), _version(t), t.shape, t.stride(), t.dtype) for name, t in named)
     distinct = {id(t): t for _, t in named}
     return Fingerprint((*identities, *plain), _hashes(distinct.values()))
 
@@ -83,6 +83,11 @@ def fingerprint_of_batch(batch: Any) -> Fingerprint:
     """The contents of a batch's tensors: a loader makes new tensors at each pass, so objects do not count."""
     found = list(tensors(batch))
     return Fingerprint(tuple((tuple(t.shape), t.dtype) for t in found), _hashes(found))
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was written, as far as that is counted: under inference_mode it is not."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _here(tensor: Tensor) -> Tensor:

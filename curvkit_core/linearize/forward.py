@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from curvkit_core.backends import HoldsShards
-from curvkit_core.linearize.padding_rows import padding_rows_differentiated
-from curvkit_core.linearize.second_order_mode import second_order_mode
+from curvkit_core.linearize.embedding_tables import plain_tables
+from curvkit_core.linearize.second_order_mode import no_fast_path, second_order_mode
+from curvkit_core.linearize.twice_differentiable import twice_differentiable
+from curvkit_core.linearize.uncompiled import uncompiled
 from curvkit_core.losses.batch_tree import map_tensors
 from curvkit_core.losses.protocol import Outputs
 from curvkit_core.problem.problem import Problem
@@ -52,7 +54,10 @@ class Forward:
         """Keep the values in: around the forward, and around every backward, which may recompute (checkpointing)."""
         with (
             second_order_mode(self.problem.model, self.problem.loss) if self.second_order else nullcontext(),
-            padding_rows_differentiated(self.problem.model),
+            plain_tables(self.problem.model),
+            twice_differentiable(self.problem.model),
+            uncompiled(),
+            no_fast_path(),
             self._swap.installed(),
         ):
             yield

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvkit_core.losses.protocol import LossAdapter, PreparesSecondOrder
 
-__all__ = ["second_order_mode"]
+__all__ = ["no_fast_path", "second_order_mode"]
 
 
 @contextmanager
@@ -25,3 +26,18 @@ def second_order_mode(model: nn.Module, loss: LossAdapter) -> Iterator[None]:
         if isinstance(loss, PreparesSecondOrder):
             stack.enter_context(loss.second_order(model))
         yield
+
+
+@contextmanager
+def no_fast_path() -> Iterator[None]:
+    """Surround any forward: torch's own transformer layers are run layer by layer, also where no gradient is recorded.
+
+    In eval mode they else take one fused call a layer, which has no forward-mode derivative, and hand nested tensors
+    from layer to layer, which have no shape.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

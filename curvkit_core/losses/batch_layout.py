@@ -9,7 +9,7 @@ import attrs
 from attrs import frozen
 from torch import Tensor, nn
 
-__all__ = ["BatchLayout"]
+__all__ = ["BatchLayout", "by_example"]
 
 _TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 
@@ -50,6 +50,9 @@ class BatchLayout:
                 "batch)."
             )
             raise TypeError(msg)
+        if not out.ndim:
+            msg = f"{type(model).__name__} returned a number: expected outputs with the examples on the leading axis."
+            raise ValueError(msg)
         return out
 
     def call(self, fn: Callable[..., Any], batch: Any) -> Any:
@@ -72,6 +75,11 @@ class BatchLayout:
             f"{expected}. Pass target='its key' to the loss."
         )
         raise ValueError(msg)
+
+
+def by_example(values: Tensor) -> Tensor:
+    """(N, ...) as (N, D), also where N is 0."""
+    return values.flatten(1) if values.ndim > 1 else values[:, None]
 
 
 def _fields(batch: Any) -> Mapping[str, Any] | None:

@@ -14,7 +14,7 @@ from attrs import field, frozen
 from torch import Tensor, nn
 from torch.nn import functional
 
-from curvkit_core.losses.batch_layout import BatchLayout
+from curvkit_core.losses.batch_layout import BatchLayout, by_example
 from curvkit_core.losses.drawing import draw_labels
 from curvkit_core.losses.protocol import Outputs, Uniforms
 
@@ -53,7 +53,7 @@ class BCEWithLogitsLoss:
         logits, target = self._wide(y[0], batch)
         positive = None if self.pos_weight is None else self.pos_weight.to(logits)
         losses = functional.binary_cross_entropy_with_logits(logits, target, pos_weight=positive, reduction="none")
-        return losses.reshape(logits.shape[0], -1).mean(1)
+        return by_example(losses).mean(1)
 
     def num_units(self, batch: Any) -> int:
         """Examples."""
@@ -78,7 +78,7 @@ class BCEWithLogitsLoss:
         """
         logits, target = self._wide(y[0], batch)
         losses = functional.binary_cross_entropy_with_logits(logits, targets.to(logits), reduction="none")
-        return (losses * self._share(logits, target).sqrt()).reshape(logits.shape[0], -1).sum(1)
+        return by_example(losses * self._share(logits, target).sqrt()).sum(1)
 
     def _share(self, logits: Tensor, target: Tensor) -> Tensor:
         """(c t + 1 - t) / D: what each label counts in its example's loss."""

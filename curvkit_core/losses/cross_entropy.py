@@ -62,6 +62,7 @@ class CrossEntropyLoss:
         if logits.ndim < 2:
             msg = f"logits have shape {tuple(logits.shape)}: expected (N, C) or (N, C, ...), the classes on axis 1."
             raise ValueError(msg)
+        self._check_classes(self._target(batch), logits.shape[1])
         return (logits,)
 
     def loss_sum(self, y: Outputs, batch: Any) -> Tensor:
@@ -74,9 +75,9 @@ class CrossEntropyLoss:
 
     def num_units(self, batch: Any) -> float | Tensor:
         """Targets that are not ignored, each with its class's weight; rows where targets are probabilities."""
-        target = self._layout.target_of(batch)
+        target = self._target(batch)
         if target.is_floating_point():
-            return target.numel() // target.shape[1]
+            return target.numel() // max(1, target.shape[1])
         keep = target != self.ignore_index
         if self.weight is None:
             return keep.sum()
@@ -142,9 +143,35 @@ class CrossEntropyLoss:
     def _read_layout(self) -> BatchLayout:
         return BatchLayout(target=self.target, inputs=self.inputs)
 
+    def _target(self, batch: Any) -> Tensor:
+        """Class indices in int64, or probabilities."""
+        target = self._layout.target_of(batch)
+        if not target.is_floating_point():
+            return target.long()
+        if target.ndim < 2:
+            msg = (
+                f"targets of dtype {target.dtype} and shape {tuple(target.shape)} are read as probabilities: expected "
+                "the logits' shape, (N, C, ...). For class indices pass target.long()."
+            )
+            raise ValueError(msg)
+        return target
+
+    def _check_classes(self, target: Tensor, classes: int) -> None:
+        """Refuse a target that is no class: on a GPU torch's own check ends the process's use of the device."""
+        if target.is_floating_point() or torch.compiler.is_compiling():  # which cannot branch on data
+            return
+        wrong = ((target < 0) | (target >= classes)) & (target != self.ignore_index)
+        if bool(wrong.any()):
+            place = tuple(wrong.nonzero()[0].tolist())
+            msg = (
+                f"the target at {place} is {int(target[place])}: expected 0 <= target < {classes}, the logits' "
+                f"classes, or ignore_index={self.ignore_index}."
+            )
+            raise ValueError(msg)
+
     def _rows(self, logits: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         """Logits as (rows, C), targets as (rows,) or (rows, C)."""
-        target = self._layout.target_of(batch)
+        target = self._target(batch)
         expected = logits.shape if target.is_floating_point() else logits.shape[:1] + logits.shape[2:]
         if target.shape != expected:
             msg = (

@@ -13,7 +13,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 
-from curvkit_core.losses.batch_layout import BatchLayout
+from curvkit_core.losses.batch_layout import BatchLayout, by_example
 from curvkit_core.losses.drawing import draw_normal
 from curvkit_core.losses.protocol import Outputs, Uniforms
 
@@ -65,7 +65,7 @@ class MSELoss:
             )
             raise ValueError(msg)
         wide = torch.promote_types(prediction.dtype, torch.float32)
-        return (prediction.to(wide) - target.to(wide)).square().reshape(prediction.shape[0], -1).mean(1)
+        return by_example((prediction.to(wide) - target.to(wide)).square()).mean(1)
 
     def num_units(self, batch: Any) -> int:
         """Examples."""

@@ -134,6 +134,7 @@ class ParameterSpace:
         offset = 0
         for parameter, raw_names in names.items():
             aliases = tuple(canonical_name(raw) for raw in raw_names)
+            _check_values(aliases[0], parameter)
             chosen = _chosen(selector, aliases, parameter)
             if not isinstance(chosen, bool):
                 _check_kind(aliases[0], parameter)
@@ -151,7 +152,9 @@ class ParameterSpace:
         wide = reduce(torch.promote_types, (e.parameter.dtype for e in entries), torch.float32)
         self.dtype = wide
         self.device = entries[0].parameter.device
-        self.segments = tuple(Segment(name=e.name, numel=e.numel, start=e.start) for e in entries)
+        self.segments = tuple(
+            Segment(name=e.name, numel=e.numel, start=e.start, row=e.parameter.shape[1:].numel()) for e in entries
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -304,10 +307,21 @@ def _near(wanted: str, known: list[str]) -> str:
     return (f" Near names: {', '.join(near)}." if near else "") + f" The model has: {first}."
 
 
-def _check_kind(name: str, parameter: nn.Parameter) -> None:
+def _check_values(name: str, parameter: nn.Parameter) -> None:
+    """Of every parameter, chosen or not: the model computes with it."""
     if isinstance(parameter, nn.UninitializedParameter):
-        problem, mend = "is not initialised", "Run the model once on a batch before building the problem."
-    elif not parameter.is_floating_point():
+        msg = f"parameter {name!r} is not initialised. Run the model once on a batch before building the problem."
+        raise ValueError(msg)
+    if parameter.is_inference():
+        msg = (
+            f"parameter {name!r} was made under torch.inference_mode(), which autograd cannot use. Make or load the "
+            "model outside of it."
+        )
+        raise ValueError(msg)
+
+
+def _check_kind(name: str, parameter: nn.Parameter) -> None:
+    if not parameter.is_floating_point():
         problem, mend = f"has dtype {parameter.dtype}", "Select floating-point parameters with params=."
     elif parameter.device.type == "meta":
         problem, mend = "is on the meta device", "Load the model's values first."

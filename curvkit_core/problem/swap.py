@@ -35,6 +35,8 @@ class Swap:
     ------
     ValueError
         If a parameter that has a value is in no module that can be reached: its derivatives would silently be zero.
+    TypeError
+        If a module is scripted or traced: its parameters lie where Python does not reach.
     """
 
     def __init__(
@@ -45,6 +47,12 @@ class Swap:
         self._plan: list[tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]] = []
         placed: set[int] = set()
         for module in held_modules(model):
+            if isinstance(module, torch.jit.ScriptModule):
+                msg = (
+                    f"a {module.original_name} in {type(model).__name__} is scripted or traced by torch.jit: other "
+                    "values cannot stand in its parameters' places. Use the module that it was made from."
+                )
+                raise TypeError(msg)
             placed.update(map(id, module._parameters.values()))
             parameters, buffers = {}, {}
             for name, parameter in module._parameters.items():

@@ -11,7 +11,7 @@ from cases import CASES, relative, tied_mlp
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from curvkit_core import CallableLoss, EmpiricalFisherOperator, GGNOperator, HessianOperator, Problem
+from curvkit_core import CallableLoss, CrossEntropyLoss, EmpiricalFisherOperator, GGNOperator, HessianOperator, Problem
 from curvkit_core.checks import CODES, Finding, PreflightError, PreflightWarning
 
 KINDS = [HessianOperator, GGNOperator, EmpiricalFisherOperator]
@@ -184,3 +184,19 @@ def test_every_code_is_explained() -> None:
     assert re.findall(r"^### `([\w-]+)`$", page.read_text(), re.MULTILINE) == list(CODES)
     with pytest.raises(ValueError, match="'code' must be in"):
         Finding(code="no-such-code", seen="", mend="")
+
+
+@pytest.mark.parametrize("kind", [HessianOperator, GGNOperator])
+def test_a_first_batch_without_targets_is_no_probe(kind: type) -> None:
+    """On all-ignored targets every product is zero and looks right: the first batch that counts is looked at."""
+
+    class Detached(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = super().forward(x)
+            return h + 0.5 * h.detach().square() * h
+
+    x = torch.ones(4, 3, dtype=torch.float64)
+    batches = [(x, torch.full((4,), -100)), (x, torch.tensor([0, 1, 0, 1]))]
+    for order in (batches, batches[::-1]):
+        with pytest.raises(PreflightError, match="product-disagrees"):
+            kind(Problem(Detached(3, 2).double(), order, CrossEntropyLoss())).to_dense()

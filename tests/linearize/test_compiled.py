@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 import torch
 from cases import CASES, relative
+from packaging.version import Version
 from torch import Tensor, nn
 
 from curvkit_core import GGNOperator, HessianOperator, Problem
+
+# dynamo of torch 2.6 refuses a function that opens a context; of those that followed 2.13 was tried
+REFUSED = Version(torch.__version__).release < (2, 7)
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +30,8 @@ def test_a_compiled_hessian_product_is_the_eager_one() -> None:
     op = HessianOperator(case.problem(), compile=True)
     for _ in range(2):
         assert relative(op @ v, reference @ v) <= 1e-11
-    assert op.strategy == "compiled, rebuilt"
+    refused = REFUSED and op.strategy.startswith("lean (not compiled: Unsupported")
+    assert refused or op.strategy == "compiled, rebuilt"
 
 
 @pytest.mark.slow
@@ -44,7 +49,7 @@ def test_compiled_products_are_the_eager_ones(kind: Any, name: str) -> None:
     op = kind(case.problem(sizes), compile=True)
     for _ in range(2):
         assert relative(op.apply(V), reference.apply(V)) <= 1e-11
-    eager = (kind, name) == (HessianOperator, "without-logits")
+    eager = REFUSED or (kind, name) == (HessianOperator, "without-logits")
     assert op.strategy.startswith("lean (not compiled: Unsupported" if eager else "compiled, rebuilt")
 
 
@@ -71,6 +76,7 @@ def test_what_cannot_be_compiled_goes_on_eagerly_and_says_why() -> None:
     assert "not compiled: " in op.strategy
 
 
+@pytest.mark.skipif(REFUSED, reason="torch 2.6 compiles no product, so none can differ")
 def test_a_compiled_result_that_differs_is_not_used() -> None:
     """A forward that is another function under the compiler: found by the first comparison."""
 

@@ -109,3 +109,15 @@ def test_small_tensors_are_hashed_together_and_each_still_counts() -> None:
     twins = [torch.zeros(4), torch.ones(4)]
     assert fingerprint_of_batch(twins) != fingerprint_of_batch(twins[::-1])
     assert fingerprint_of_batch([torch.ones(3), torch.ones(5)]) != fingerprint_of_batch([torch.ones(5), torch.ones(3)])
+
+
+def test_tensors_made_under_inference_mode_count_by_their_contents() -> None:
+    """A buffer, or a plain tensor, whose writes torch does not count."""
+    model = torch.nn.Linear(2, 2)
+    with torch.inference_mode():
+        model.register_buffer("table", torch.ones(3))
+    seen = fingerprint_of_model(model, None)
+    assert fingerprint_of_model(model, None) == seen
+    with torch.inference_mode():
+        model.table[0] = 2.0
+    assert fingerprint_of_model(model, None) != seen

@@ -12,7 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from curvkit_core import BCEWithLogitsLoss, CallableLoss, CrossEntropyLoss, MSELoss
+from curvkit_core import (
+    BCEWithLogitsLoss,
+    CallableLoss,
+    CrossEntropyLoss,
+    EmpiricalFisherOperator,
+    FisherOperator,
+    GGNOperator,
+    HessianOperator,
+    MSELoss,
+    Problem,
+)
 from curvkit_core.kernels import Kernels
 from curvkit_core.losses import as_loss_adapter
 
@@ -106,6 +116,57 @@ def test_bce_equals_torch(positive: Tensor | None) -> None:
     z, t = torch.randn(4, 3, dtype=F64), torch.rand(4, 3, dtype=F64)
     mean = functional.binary_cross_entropy_with_logits(z, t, pos_weight=positive)
     assert_consistent(BCEWithLogitsLoss(pos_weight=positive), z, (None, t), mean)
+
+
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        (MSELoss(), torch.ones(3, 2, dtype=F64)),
+        (BCEWithLogitsLoss(), torch.ones(3, 2, dtype=F64)),
+        (CrossEntropyLoss(), torch.tensor([1, 0, 1])),
+        (CrossEntropyLoss(), torch.full((3, 2), 0.5, dtype=F64)),
+    ],
+)
+@pytest.mark.parametrize("kind", [HessianOperator, GGNOperator, EmpiricalFisherOperator, FisherOperator])
+def test_an_empty_batch_changes_nothing(kind: Any, loss: Any, target: Tensor) -> None:
+    """As a filter in a loader leaves them; alone they are no data."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).to(F64)
+    full = (torch.randn(3, 4, dtype=F64), target)
+    empty = tuple(t[:0] for t in full)
+    expected = kind(Problem(model, [full], loss)).to_dense()
+    for batches in ([full, empty], [empty, full]):
+        found = kind(Problem(model, batches, loss)).to_dense()
+        assert (found - expected).abs().max() <= TOL * expected.abs().max()
+    with pytest.raises(ValueError, match="gave no units"):
+        kind(Problem(model, [empty], loss)).to_dense()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_class_targets_may_be_any_integers(dtype: torch.dtype) -> None:
+    """torch's own cross-entropy takes int64 alone, and an index in uint8 is a mask."""
+    z, target = torch.randn(5, 4, dtype=F64), torch.tensor([0, 3, 1, 1, 2])
+    assert_consistent(CrossEntropyLoss(), z, (None, target.to(dtype)), functional.cross_entropy(z, target))
+
+
+def test_targets_that_are_no_classes_are_named() -> None:
+    """Before torch sees them, whose own check on a GPU cannot be caught."""
+    model, x = nn.Linear(4, 3), torch.ones(2, 4)
+    for wrong in (3, -1):
+        text = rf"the target at \(1,\) is {wrong}: expected 0 <= target < 3, the logits' classes, or ignore_index=-100"
+        with pytest.raises(ValueError, match=text):
+            GGNOperator(Problem(model, [(x, torch.tensor([0, wrong]))], CrossEntropyLoss())) @ torch.ones(15)
+    with pytest.raises(ValueError, match=r"float32 and shape \(2,\) are read as probabilities: .*pass target.l"):
+        GGNOperator(Problem(model, [(x, torch.ones(2))], CrossEntropyLoss())) @ torch.ones(15)
+
+
+def test_a_model_that_returns_a_number_is_named() -> None:
+    class Mean(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).mean()
+
+    with pytest.raises(ValueError, match="Mean returned a number: expected outputs with the examples on the leading"):
+        GGNOperator(Problem(Mean(4, 3), [(torch.ones(2, 4), torch.ones(2))], MSELoss())) @ torch.ones(15)
 
 
 def test_targets_of_another_shape_are_named() -> None:

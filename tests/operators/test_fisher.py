@@ -26,16 +26,16 @@ def drawn_gradients(case: Case, seed: int, sample: int) -> Tensor:
     kind = type(case.loss).__name__.removeprefix("Linear")  # of hidden states and a head it is the same likelihood
     each = 1 if kind == "CrossEntropyLoss" else logits.shape[1]
     key = probes.stream_key(seed, sample, f"targets/{each}")
-    count = 0
+    # read here: inside torch.func.grad torch 2.6 makes tensors whose numbers cannot be had
+    drawn = iter(probes.uniforms(case.units * each, key=key, start=0).view(-1, each).tolist())
+    shares = torch.softmax(logits, 1).movedim(1, -1).tolist()
 
     def loss(z: Tensor, row: int, place: int) -> Tensor:
-        nonlocal count
-        numbers = probes.uniforms(each, key=key, start=count * each).tolist()
-        count += 1
+        numbers = next(drawn)
         values = logits[row] if logits.ndim == 2 else logits[row, :, place]
         if kind == "CrossEntropyLoss":
             chosen, passed = 0, 0.0
-            for c, p in enumerate(torch.softmax(values, 0).tolist()):
+            for c, p in enumerate(shares[row] if logits.ndim == 2 else shares[row][place]):
                 passed += p
                 if passed > numbers[0]:
                     chosen = c

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.prune
 import torch.utils.checkpoint
 from cases import CASES
 from torch import Tensor, nn
@@ -82,6 +84,60 @@ def test_an_exception_leaves_the_model_alone() -> None:
     with pytest.raises(RuntimeError, match="boom"):
         operator @ v
     snapshot.assert_same()
+
+
+class Attributes(nn.Module):
+    """A forward that counts, keeps an activation, and replaces a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.calls, self.label, self.last, self.seen = 0, "new", None, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.label = "used"
+        self.extra = x
+        self.last = torch.tanh(self.layer(x))
+        return self.last
+
+
+def reparametrised(name: str) -> nn.Module:
+    layer = nn.Linear(4, 3)
+    if name == "pruned":
+        return nn.utils.prune.l1_unstructured(layer, "weight", 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's, for parametrizations
+        return {"weight-norm": nn.utils.weight_norm, "spectral-norm": nn.utils.spectral_norm}[name](layer)
+
+
+@pytest.mark.parametrize("kind", [HessianOperator, GGNOperator])
+@pytest.mark.parametrize("name", ["attributes", "pruned", "weight-norm", "spectral-norm"])
+def test_tensors_and_numbers_that_a_forward_sets_are_put_back(name: str, kind: Any) -> None:
+    """The same objects after a product, probed at displaced parameters, and after one that raises.
+
+    A pruned layer's weight is set by every forward: it would be a probe's, some 1e-6 off the parameter's, with a graph.
+    """
+    torch.manual_seed(0)
+    model = (Attributes() if name == "attributes" else reparametrised(name)).double()
+    x, t = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    model(x)  # as a user would have: layers have their weights, the counter stands at one
+    before = {key: value for key, value in vars(model).items() if not key.startswith("_")}
+    problem = Problem(model, [(x, t)], nn.MSELoss())
+    operator = kind(problem)
+    v = operator.space.random("gaussian", 0, 0, 1)[0]
+    first = operator @ v
+    assert vars(model).keys() >= before.keys()
+    assert all(vars(model)[key] is value for key, value in before.items())
+    assert {key for key in vars(model) if not key.startswith("_")} == before.keys()
+    assert torch.equal(operator @ v, first)
+    if kind is GGNOperator:
+        assert "kept graphs of 1 of 1" in operator.strategy
+        assert problem.history.kept_graphs.changes == 0  # what a forward has set is no change of the model
+    broken = Problem(model, [(x, t[:, :2])], nn.MSELoss())
+    with pytest.raises(ValueError, match="expected equal shapes"):
+        kind(broken) @ v
+    assert all(vars(model)[key] is value for key, value in before.items())
 
 
 def test_buffers_shared_by_two_modules_stay_shared_during_a_product() -> None:

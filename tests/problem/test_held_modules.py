@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,3 +67,17 @@ def test_a_parameter_that_no_module_holds_is_named() -> None:
     problem = Problem(Listing(3, 2).to(F64), [(torch.ones(4, 3, dtype=F64), torch.ones(4, 2, dtype=F64))], MSELoss())
     with pytest.raises(ValueError, match="Listing lists 1 parameters that none of its modules holds, .* 'elsewhere'"):
         HessianOperator(problem) @ torch.ones(problem.parameters.n, dtype=F64)
+
+
+def test_scripted_and_traced_parts_are_named() -> None:
+    """Their parameters lie where Python does not reach."""
+    data = [(torch.ones(4, 3, dtype=F64), torch.ones(4, 2, dtype=F64))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's own
+        scripted = torch.jit.script(nn.Linear(3, 2).to(F64))
+        traced = torch.jit.trace(nn.Linear(3, 2).to(F64), data[0][0])
+    for model, where in ((scripted, "RecursiveScriptModule"), (nn.Sequential(traced), "Sequential")):
+        problem = Problem(model, data, MSELoss())
+        text = f"a Linear in {where} is scripted or traced by torch.jit: .*Use the module that it was made from"
+        with pytest.raises(TypeError, match=text):
+            HessianOperator(problem) @ torch.ones(problem.parameters.n, dtype=F64)

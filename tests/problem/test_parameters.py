@@ -75,6 +75,12 @@ def test_parameters_that_cannot_be_differentiated_are_named() -> None:
         names(nn.Linear(2, 2, device="meta"))
     with pytest.raises(ValueError, match="parameter 'weight' is not initialised"):
         names(nn.LazyLinear(2))
+    with pytest.raises(ValueError, match="parameter '0.weight' is not initialised. Run the model once on a batch"):
+        names(nn.Sequential(nn.LazyLinear(2), nn.Linear(2, 2)), "1")  # the model computes with it all the same
+    with torch.inference_mode():
+        made = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"parameter 'weight' was made under torch.inference_mode\(\), which autograd"):
+        names(made)
 
 
 def test_vectors_go_to_named_tensors_and_back() -> None:

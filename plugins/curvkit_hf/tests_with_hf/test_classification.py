@@ -55,6 +55,11 @@ CASES = {
     "one of three": lambda: (bert(BertForSequenceClassification, 3), sequences(ONE), SequenceClassificationLoss),
     "each of three": lambda: (bert(BertForSequenceClassification, 3), sequences(MANY), SequenceClassificationLoss),
     "a number": lambda: (bert(BertForSequenceClassification, 1), sequences(NUMBERS[:, 0]), SequenceClassificationLoss),
+    "a whole number": lambda: (  # -100 is one as well
+        bert(BertForSequenceClassification, 1),
+        sequences(torch.tensor([1, -100, 3])),
+        SequenceClassificationLoss,
+    ),
     "three numbers": lambda: (
         bert(BertForSequenceClassification, 3, **REGRESSION),
         sequences(3.0 * MANY),

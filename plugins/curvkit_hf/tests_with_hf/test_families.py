@@ -20,6 +20,7 @@ from hf_families import (
     without_padding_rows,
 )
 from torch import Tensor, nn
+from transformers import ProphetNetConfig, ProphetNetForConditionalGeneration
 
 import curvkit_hf
 from curvkit_core import EmpiricalFisherOperator, FisherOperator, GGNOperator, HessianOperator, Problem
@@ -121,3 +122,33 @@ def test_fishers_are_those_of_the_logits(name: str) -> None:
         V = bound.space.random("gaussian", 7, 0, 1)
         expected = kind(plain, **options).apply(V)
         assert relative(kind(bound, **options).apply(V), expected) <= family.tolerance
+
+
+def test_positions_that_read_their_padding_row_keep_it() -> None:
+    """ProphetNet's are an embedding with its own forward. In float32, as it asks: some hundred roundings of 1e-7."""
+    torch.manual_seed(0)
+    parts = ("encoder", "decoder")
+    sizes = {f"{part}_ffn_dim": 4 for part in parts}
+    numbers = {f"num_{part}_{what}": 1 for part in parts for what in ("layers", "attention_heads")}
+    config = ProphetNetConfig(vocab_size=40, hidden_size=8, max_position_embeddings=32, ngram=2, **sizes, **numbers)
+    model = ProphetNetForConditionalGeneration(config).eval()
+    batch = batch_for("Seq2SeqLMLoss")
+    small = [n for n, p in model.named_parameters() if p.ndim == 1][:6]
+    named = dict(model.named_parameters())
+    rows, targets = logits_and_targets(model, batch, "Seq2SeqLMLoss")
+    dense = dense_hessian(rows, targets, [named[n] for n in small])
+    problem = Problem(model, [batch], curvkit_hf.Seq2SeqLMLoss(), params=small)
+    for options in ({"strategy": "reverse"}, {"strategy": "lean"}):
+        found = HessianOperator(problem, **options).to_dense()
+        assert relative(found, dense) <= 1e-4
+        assert relative(1.001 * found, dense) > 1e-4
+        assert GGNOperator(problem, **options).to_dense().isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [GGNOperator, FisherOperator, EmpiricalFisherOperator])
+def test_labels_may_be_any_integers(kind: Any) -> None:
+    model, batch = family_model("gpt2"), batch_for("CausalLMLoss")
+    other = {**batch, "labels": batch["labels"].to(torch.int32), "input_ids": batch["input_ids"].to(torch.int32)}
+    wide, narrow = (Problem(model, [b], curvkit_hf.CausalLMLoss()) for b in (batch, other))
+    V = wide.space.random("gaussian", 7, 0, 1)
+    assert torch.equal(kind(narrow).apply(V), kind(wide).apply(V))

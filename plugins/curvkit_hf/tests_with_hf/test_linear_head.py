@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from hf_families import F64, ROUNDING, batch_for, family_model, relative, settled
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
 
 from curvkit_core import GGNOperator, HessianOperator, Problem, eigsh
+from curvkit_core.checks import PreflightError
 from curvkit_hf import CausalLMLoss
 from curvkit_hf.checked_inputs import first_row
 
@@ -20,6 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True:UserWarning"),
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed but the targeted layer of type Linear has no bias"),
 ]
 BATCH = batch_for("CausalLMLoss")
 
@@ -70,6 +72,57 @@ def test_an_adapter_on_the_head_is_part_of_its_weight() -> None:
     assert any("lm_head.lora_A" in name for name in problem.parameters.names)
     with model.disable_adapter():
         agrees(model, "base_model.model.lm_head", params="*ln_f*")
+
+
+def test_adapters_that_are_no_low_rank_sum_go_through_logits() -> None:
+    """At first they change no logit, but derivatives: a factor's bias, IA3's scaling, a layer's own sum."""
+    bias = LoraConfig(r=2, lora_alpha=3, target_modules=["lm_head"], lora_bias=True)
+    scaling = IA3Config(target_modules=["lm_head"], feedforward_modules=[])
+    for config, kind in ((bias, "one with a bias"), (scaling, "a peft.tuners.ia3.layer.Linear")):
+        problem = agrees(get_peft_model(family_model("llama"), config).to(F64).eval(), None)
+        assert f"the head's adapter 'default' is {kind}, not a product of two factors" in problem.history.findings[0]
+
+    class Adapted(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(16, 40, bias=False)
+            self.down, self.up = nn.Linear(16, 2, bias=False), nn.Linear(2, 40, bias=False)
+            nn.init.zeros_(self.up.weight)
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            return super().forward(hidden) + self.up(self.down(hidden))
+
+    model = family_model("gpt2")
+    model.lm_head = Adapted().to(F64)
+    problem = agrees(model, None, params="lm_head.up*")
+    assert "the head is a Adapted, not a linear layer" in problem.history.findings[0]
+
+
+def test_dora_is_refused_since_its_own_gradient_is_none_of_its_forward() -> None:
+    """It detaches the norm that it divides by. Through the head's two factors the product would pass, and be wrong."""
+    config = LoraConfig(r=2, lora_alpha=3, target_modules=["lm_head"], use_dora=True)
+    problem = Problem(get_peft_model(family_model("llama"), config).to(F64).eval(), [BATCH], CausalLMLoss())
+    assert problem.loss.head is None
+    assert "'default' is DoraLinearVariant, not a product" in problem.history.findings[0]
+    with pytest.raises(PreflightError, match="product-disagrees"):
+        GGNOperator(problem).apply(problem.space.random("gaussian", 3, 0, 1))
+
+
+def test_hooks_on_the_head_go_through_logits_for_as_long_as_they_sit_there() -> None:
+    """The head's own forward alone runs them, one inside an adapter too; a look at what enters it is no such hook."""
+    model = lora(target_modules=["c_attn", "lm_head"])
+    head = model.get_submodule("base_model.model.lm_head")
+    problem = agrees(model, "base_model.model.lm_head")
+    for module in (head, head.base_layer):
+        handle = module.register_forward_hook(lambda module, inputs, output: 2.0 * output)
+        assert len(problem.loss.outputs(model, BATCH)) == 1
+        plain = Problem(model, [BATCH], Unbound())
+        V = problem.space.random("gaussian", 3, 0, 1)
+        assert relative(GGNOperator(problem).apply(V), GGNOperator(plain).apply(V)) <= ROUNDING
+        handle.remove()
+    head.register_forward_pre_hook(lambda module, inputs: (1.5 * inputs[0],))
+    assert len(problem.loss.outputs(model, BATCH)) == 2
+    plain = Problem(model, [BATCH], Unbound())
+    assert relative(GGNOperator(problem).apply(V), GGNOperator(plain).apply(V)) <= ROUNDING
 
 
 def test_a_trained_copy_of_the_head_is_the_head() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +21,7 @@ from curvkit_core import (
 )
 from curvkit_hf import CausalLMLoss
 from curvkit_tlens import NextTokenLoss
+from curvkit_tlens.attention_mode import eager_attention
 
 F64 = torch.float64
 #: Of an eigenvalue, relative: rounding in float64 where all is float64; Llama's norms go through float32.
@@ -178,3 +180,21 @@ def test_compatibility_mode_and_folded_weights(boot: Any, tokens: Tensor) -> Non
         found, expected = operator(problem) @ v, operator(held) @ v
         assert (found - expected).norm() <= 1e-11 * expected.norm()
     assert problem.loss.head is not None
+
+
+def test_attention_of_configurations_within_one_another_is_put_back() -> None:
+    """Setting the outer one's sets those it holds: each has its own again, the eager ones among them too."""
+    outer = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.BertConfig(num_hidden_layers=1), transformers.GPT2Config(n_layer=1)
+    )
+    model, encoder, decoder = (nn.Module() for _ in range(3))
+    model.encoder, model.decoder = encoder, decoder
+    model.config, encoder.config, decoder.config = outer, outer.encoder, outer.decoder
+    chosen = ["flex_attention", "sdpa", "flash_attention_2"]
+    configs = [outer, outer.encoder, outer.decoder]
+    for config, kind in zip(configs, chosen, strict=True):
+        config._attn_implementation = kind
+    with pytest.raises(RuntimeError, match="on purpose"), eager_attention(model):
+        assert [config._attn_implementation for config in configs] == ["eager"] * 3
+        raise RuntimeError("on purpose")
+    assert [config._attn_implementation for config in configs] == chosen

@@ -105,7 +105,10 @@ class SequenceClassificationLoss:
     def bind(self, model: nn.Module, batch: Any) -> tuple[Self, tuple[str, ...]]:
         """Look up the configuration's task, and refuse models whose curvature cannot be had."""
         refuse_unusable(model)
-        return evolve(self, problem_type=self.problem_type or _declared(model)), ()
+        config = getattr(inner_model(model), "config", None)
+        # one output is a regression whatever the labels' dtype: none of them is an index that may be ignored
+        task = _REGRESSION if getattr(config, "num_labels", None) == 1 else None
+        return evolve(self, problem_type=self.problem_type or _declared(model) or task), ()
 
     def second_order(self, model: nn.Module) -> AbstractContextManager[None]:
         """Eager attention and experts in the place of fused ones."""

@@ -13,7 +13,7 @@ from curvkit_core.losses.protocol import Outputs
 from curvkit_hf.batch_fields import check_targets
 from curvkit_hf.checked_inputs import check_inputs
 from curvkit_hf.inner_model import call_for_logits, inner_model
-from curvkit_hf.linear_head import find_head, outputs_at_head
+from curvkit_hf.linear_head import find_head, is_hooked, outputs_at_head
 from curvkit_hf.unusable import refuse_unusable
 
 __all__ = ["bind_head", "language_outputs"]
@@ -24,9 +24,15 @@ Loss = TypeVar("Loss", bound=TokenCrossEntropy)
 def language_outputs(
     model: nn.Module, inputs: Mapping[str, Any], targets: Tensor, loss: TokenCrossEntropy, *, head: str | None
 ) -> Outputs:
-    """(logits,) (B, T, V), or hidden states (B, T, D), the weight (V, D) and the bias of the head named `head`."""
+    """(logits,) (B, T, V), or hidden states (B, T, D), the weight (V, D) and the bias of the head named `head`.
+
+    Logits also for as long as hooks sit on the head.
+    """
     check_inputs(model, inputs)
-    y = (call_for_logits(model, inputs),) if head is None else outputs_at_head(model, inputs, head)
+    if head is None or is_hooked(model, head):
+        y: Outputs = (call_for_logits(model, inputs),)
+    else:
+        y = outputs_at_head(model, inputs, head)
     classes = y[0].shape[-1] if len(y) == 1 else y[1].shape[0]
     check_targets(targets, classes, loss.ignore_index, type(loss).__name__)
     return y

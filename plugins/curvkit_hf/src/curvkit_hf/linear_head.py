@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from curvkit_hf.inner_model import call_for_logits, inner_model, text_config
 
-__all__ = ["LinearHead", "find_head", "outputs_at_head"]
+__all__ = ["LinearHead", "find_head", "is_hooked", "outputs_at_head"]
 
 _WORDS = 8192  # of the vocabulary at a time
 _ROUNDINGS = 4.0
@@ -40,6 +40,12 @@ class LinearHead:
     path: str
     softcap: float | None
     logit_scale: float
+
+
+def is_hooked(model: nn.Module, path: str) -> bool:
+    """Whether a hook sits on the head that only its own forward would run, on all the positions."""
+    head = model.get_submodule(path)
+    return any(m._forward_hooks or (m is not head and m._forward_pre_hooks) for m in head.modules())
 
 
 def outputs_at_head(model: nn.Module, inputs: Mapping[str, Any], path: str) -> tuple[Tensor, ...]:
@@ -121,7 +127,11 @@ def _weight_and_bias(model: nn.Module, head: nn.Module) -> tuple[Tensor, Tensor 
 
 
 def _linear_map(head: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a linear layer, of PEFT's trained copy of one, or of one with low-rank adapters."""
+    """Weight and bias of a linear layer, of PEFT's trained copy of one, or of one with low-rank adapters.
+
+    Only where they are seen to be just that: what equals them at the values of the moment, as DoRA does before its
+    first step, has other derivatives.
+    """
     copies = getattr(head, "modules_to_save", None)
     if isinstance(copies, nn.ModuleDict):
         active = [name for name in head.active_adapters if name in copies] if not head.disable_adapters else []
@@ -132,13 +142,30 @@ def _linear_map(head: nn.Module) -> tuple[Tensor, Tensor | None]:
         if head.disable_adapters or head.merged:
             return weight, bias
         for name in head.active_adapters:
-            if name in head.lora_A:
+            if name in _factors(head, name):
                 weight = weight + head.scaling[name] * (head.lora_B[name].weight @ head.lora_A[name].weight)
         return weight, bias
-    if isinstance(head, nn.Linear):
+    if type(head).forward is nn.Linear.forward:
         return head.weight, head.bias
     msg = f"the head is a {type(head).__name__}, not a linear layer"
     raise TypeError(msg)
+
+
+def _factors(layer: Any, name: str) -> Any:
+    """The first factors of a layer's low-rank adapters, where the one called `name` adds their product and no more."""
+    factors = getattr(layer, "lora_A", None)
+    variant = getattr(layer, "lora_variant", {}).get(name)
+    problem = ""
+    if factors is None:
+        problem = f"a {type(layer).__module__}.{type(layer).__name__}"
+    elif variant is not None or getattr(layer, "use_dora", {}).get(name):
+        problem = "DoRA" if variant is None else type(variant).__name__
+    elif name in layer.lora_B and layer.lora_B[name].bias is not None:
+        problem = "one with a bias"
+    if problem:
+        msg = f"the head's adapter {name!r} is {problem}, not a product of two factors that is added to the weight"
+        raise TypeError(msg)
+    return factors
 
 
 def _softcap(config: Any) -> float | None:

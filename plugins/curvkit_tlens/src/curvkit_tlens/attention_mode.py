@@ -13,7 +13,7 @@ from curvkit_core.problem.held_modules import held_modules
 __all__ = ["eager_attention"]
 
 #: ``sdpa`` has them in its math form, which core turns on.
-_TWICE_DIFFERENTIABLE = (None, "eager", "sdpa")
+_TWICE_DIFFERENTIABLE = ("eager", "sdpa")
 
 
 @contextmanager
@@ -22,19 +22,20 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
 
     A HookedTransformer's attention, and a bridge's own, are eager as they are.
     """
-    configs = {id(c): c for module in held_modules(model) if (c := _config(module)) is not None}
-    saved: list[tuple[Any, str]] = []
+    configs = {id(c): c for module in held_modules(model) if (c := getattr(module, "config", None)) is not None}
+    # all are read before any is set: setting one sets those it holds, so on the way back the outer ones come first
+    before = [(config, getattr(config, "_attn_implementation", None)) for config in configs.values()]
+    fused = [config for config, kind in before if isinstance(kind, str) and kind not in _TWICE_DIFFERENTIABLE]
     try:
-        for config in configs.values():
-            saved.append((config, config._attn_implementation))
+        for config in fused:
             config._attn_implementation = "eager"
         yield
     finally:
-        for config, implementation in reversed(saved):
-            config._attn_implementation = implementation
+        if fused:
+            _put_back(before)
 
 
-def _config(module: nn.Module) -> Any:
-    config = getattr(module, "config", None)
-    kind = getattr(config, "_attn_implementation", None)
-    return config if isinstance(kind, str) and kind not in _TWICE_DIFFERENTIABLE else None
+def _put_back(before: list[tuple[Any, Any]]) -> None:
+    for config, kind in before:
+        if isinstance(kind, str):
+            config._attn_implementation = kind
