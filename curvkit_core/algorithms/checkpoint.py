@@ -4,14 +4,19 @@ Each save writes the state's tensors, the basis rows appended since the last sav
 every file with its size and every tensor with a hash of its bytes. The two newest manifests stay, with the files they
 name: where the newest does not hold what it says, the one before it is used. Files are written beside their place,
 synced and renamed.
+
+A space that :class:`StoresRows` has its vectors in folders, a file a rank; else one rank writes them whole. Either is
+taken up by whatever space the run goes on with.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +25,9 @@ from torch import Tensor
 
 from curvkit_core.algorithms.basis import Basis
 from curvkit_core.algorithms.identity import differences
-from curvkit_core.algorithms.state_codec import StateError, decode_state, encode_state
-from curvkit_core.backends import VectorSpace
+from curvkit_core.algorithms.row_parts import DamagedPartError, read_parts
+from curvkit_core.algorithms.state_codec import Encoded, StateError, decode_state, encode_state
+from curvkit_core.backends import StoresRows, VectorSpace
 from curvkit_core.errors import CurvkitError
 from curvkit_core.linearize.fingerprint import content_hash
 from curvkit_core.results.atomic import sync_file, write_text
@@ -31,10 +37,13 @@ __all__ = ["CheckpointError", "CheckpointFolder", "SavedRun"]
 _log = logging.getLogger("curvkit")
 _SCHEMA = 1
 _KEPT = 2  # manifests
-_OURS = re.compile(r"\.?(rows|state)-\d{6,}(-\d+)?\.safetensors(\.tmp)?")
+_OURS = re.compile(r"\.?(rows|state)-\d{6,}(-\d+|-state)?(\.safetensors)?(\.tmp)?")
+_WHOLE = ".safetensors"  # a file of whole rows; a name without it is a folder of parts
 _PIECE = 1 << 28  # bytes of a basis copied and written at once
+_FAILED = 2  # what ranks agree on; a Ctrl-C counts as 1 there
 
-Parts = list[dict[str, Any]]  # "file", "name" in it, "rows": where the rows of a basis are, in order
+# "file" (or a folder, of parts), "name" in it, "rows": where the rows of a basis are, in order
+Parts = list[dict[str, Any]]
 
 
 class CheckpointError(CurvkitError):
@@ -73,6 +82,7 @@ class CheckpointFolder:
     _number: int = field(default=0, init=False)
     _rows: dict[str, tuple[int, Parts]] = field(factory=dict, init=False)  # by basis: generation, where its rows are
     _files: dict[str, dict[str, Any]] = field(factory=dict, init=False)  # what the newest manifest says of each
+    _failed: Exception | None = field(default=None, init=False)  # of the save under way, where this rank writes
 
     def manifests(self) -> list[Path]:
         """The manifests that are there, newest first."""
@@ -84,10 +94,19 @@ class CheckpointFolder:
         Raises
         ------
         CheckpointError
-            If none of those that are there is whole, or if it is of another run or of a newer version.
+            If none of those that are there is whole, or if it is of another run or of a newer version. If the ranks see
+            different ones.
         """
+        manifests = self.manifests()
+        newest = _number_of(manifests[0]) if manifests else 0
+        if space.agree(_FAILED * (space.agree(newest) != newest)) == _FAILED:
+            msg = (
+                f"the ranks do not see the same checkpoints in {self.path}: here the newest is number {newest}. Pass a "
+                "folder that all of them see."
+            )
+            raise CheckpointError(msg)
         broken: list[str] = []
-        for manifest in self.manifests():
+        for manifest in manifests:
             try:
                 found = self._read(manifest, algorithm, space)
             except _DamagedError as error:
@@ -107,21 +126,43 @@ class CheckpointFolder:
     def save(self, run: SavedRun, space: VectorSpace) -> None:
         """Write a checkpoint; when this returns it is there, and the one before it still is.
 
-        Of several ranks one writes, and vectors are written whole: so the files are those of one process, and may be
-        read by any number of ranks that see the folder.
+        Of several ranks one writes all that is no vector, and vectors too where the space does not store them itself.
+        Any number of ranks that see the folder may read it.
+
+        Raises
+        ------
+        OSError, safetensors.SafetensorError
+            On the rank that writes, if it cannot.
+        CheckpointError
+            On the others.
         """
         self._number += 1
+        self._failed = None
         encoded = encode_state(run.state, space)
-        whole = {k: space.whole_rows(t) if k in encoded.rows else t for k, t in encoded.tensors.items()}
-        if space.writes:
-            self.path.mkdir(parents=True, exist_ok=True)
-        written = self._write(_state_file(self._number), whole, space)
+        self._where_written(space, lambda: self.path.mkdir(parents=True, exist_ok=True))
+        vectors = {path: encoded.tensors[path] for path in sorted(encoded.rows)}
+        others = {path: t for path, t in encoded.tensors.items() if path not in vectors}
+        written: dict[str, dict[str, Any]] = {}
+        apart = f"rows-{self._number:06d}-state" if vectors and isinstance(space, StoresRows) else None
+        if apart is not None:
+            written |= self._write_rows(apart, vectors, space)
+        else:
+            others |= {path: space.whole_rows(t) for path, t in vectors.items()}
+        written |= self._write(_state_file(self._number), others, space)
         written |= self._write_new_rows(encoded.bases, space)
-        if not space.writes:
-            return
+        self._where_written(space, lambda: self._write_manifest(run, encoded, apart, written))
+        if space.agree(_FAILED * (self._failed is not None)) == _FAILED:
+            if self._failed is not None:
+                raise self._failed
+            msg = f"the rank that writes the checkpoints in {self.path} could not: its own error says why."
+            raise CheckpointError(msg)
+
+    def _write_manifest(
+        self, run: SavedRun, encoded: Encoded, apart: str | None, written: dict[str, dict[str, Any]]
+    ) -> None:
         bases = {path: self._rows[path][1] for path in encoded.bases}
-        named = [part["file"] for parts in bases.values() for part in parts]
-        files = written | {name: self._files[name] for name in named if name not in written}
+        named = {part["file"] for parts in bases.values() for part in parts}
+        files = {name: facts for name, facts in self._files.items() if name.partition("/")[0] in named} | written
         manifest = {
             "schema": _SCHEMA,
             "identity": self.identity,
@@ -130,6 +171,7 @@ class CheckpointFolder:
             "seconds": run.seconds,
             "width": run.width,
             "state": encoded.document,
+            "vectors": apart,
             "bases": bases,
             "files": files,
         }
@@ -140,6 +182,7 @@ class CheckpointFolder:
     def _write_new_rows(self, bases: Mapping[str, Basis], space: VectorSpace) -> dict[str, dict[str, Any]]:
         """Write what was appended to each basis since it was last written; all of it after a change in place."""
         written: dict[str, dict[str, Any]] = {}
+        number = 0
         for path, basis in bases.items():
             generation, parts = self._rows.get(path, (-1, []))
             parts = list(parts) if generation == basis.generation else []
@@ -147,24 +190,64 @@ class CheckpointFolder:
             while done < basis.size:
                 nbytes = basis.blocks[0].dtype.itemsize * space.n  # of a whole row: the same on every rank
                 rows = min(basis.size - done, max(1, _PIECE // max(1, nbytes)))
-                file, name = f"rows-{self._number:06d}-{len(written)}.safetensors", f"{path}@{done}"
-                written |= self._write(file, {name: space.whole_rows(basis.stored(done, done + rows))}, space)
+                file = f"rows-{self._number:06d}-{number}" + ("" if isinstance(space, StoresRows) else _WHOLE)
+                name = f"{path}@{done}"
+                written |= self._write_rows(file, {name: basis.stored(done, done + rows)}, space)
                 parts.append({"file": file, "name": name, "rows": rows})
                 done += rows
+                number += 1
             self._rows[path] = (basis.generation, parts)
         return written
+
+    def _write_rows(self, name: str, rows: Mapping[str, Tensor], space: VectorSpace) -> dict[str, dict[str, Any]]:
+        """Write vectors: gathered in a file, or in a folder that all ranks fill, each with its part."""
+        if not isinstance(space, StoresRows):
+            return self._write(name, {key: space.whole_rows(t) for key, t in rows.items()}, space)
+        folder, temporary = self.path / name, self.path / f".{name}.tmp"
+
+        def emptied() -> None:
+            for left_over in (folder, temporary):  # by a save that no manifest came of
+                shutil.rmtree(left_over, ignore_errors=True)
+            temporary.mkdir()
+
+        self._where_written(space, emptied)
+        if space.agree(_FAILED * (self._failed is not None)) == _FAILED:
+            return {}
+
+        def placed() -> None:
+            with contextlib.suppress(OSError):  # some network file systems refuse to sync a folder
+                sync_file(temporary)
+            temporary.rename(folder)
+
+        facts = space.write_rows(temporary, rows)
+        self._where_written(space, placed)
+        return {f"{name}/{file}": dict(known) for file, known in facts.items()}
 
     def _write(self, name: str, tensors: Mapping[str, Tensor], space: VectorSpace) -> dict[str, dict[str, Any]]:
         from safetensors.torch import save_file
 
-        if not tensors or not space.writes:
-            return {}
-        temporary = self.path / f".{name}.tmp"
-        save_file(_apart(tensors), temporary)
-        sync_file(temporary)
-        temporary.replace(self.path / name)
-        hashes = {key: _hash(t) for key, t in tensors.items()}
-        return {name: {"bytes": (self.path / name).stat().st_size, "hashes": hashes}}
+        written: dict[str, dict[str, Any]] = {}
+
+        def write() -> None:
+            temporary = self.path / f".{name}.tmp"
+            save_file(_apart(tensors), temporary)
+            sync_file(temporary)
+            temporary.replace(self.path / name)
+            hashes = {key: _hash(t) for key, t in tensors.items()}
+            written[name] = {"bytes": (self.path / name).stat().st_size, "hashes": hashes}
+
+        if tensors:
+            self._where_written(space, write)
+        return written
+
+    def _where_written(self, space: VectorSpace, action: Callable[[], object]) -> None:
+        """Act on the rank that writes. Where that fails it goes on in step with the others, and says so at the end."""
+        if not space.writes or self._failed is not None:
+            return
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - raised when all ranks can be told
+            self._failed = error
 
     def _clean(self) -> None:
         """Remove what the newest two manifests do not name."""
@@ -172,13 +255,18 @@ class CheckpointFolder:
         named: set[str] = set()
         for manifest in manifests[:_KEPT]:
             try:
-                named |= set(json.loads(manifest.read_text(encoding="utf-8"))["files"])
+                files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+                named |= {name.partition("/")[0] for name in files}
             except (OSError, ValueError, KeyError):
                 return
         for manifest in manifests[_KEPT:]:
             manifest.unlink(missing_ok=True)
         for file in self.path.iterdir():  # ours alone: others may keep files in the same folder
-            if _OURS.fullmatch(file.name) and file.name not in named:
+            if not _OURS.fullmatch(file.name) or file.name in named:
+                continue
+            if file.is_dir():
+                shutil.rmtree(file, ignore_errors=True)
+            else:
                 file.unlink(missing_ok=True)
 
     def _read(self, manifest: Path, algorithm: Any, space: VectorSpace) -> SavedRun:
@@ -190,26 +278,32 @@ class CheckpointFolder:
                 "Upgrade curvkit-core, or pass another folder."
             )
             raise CheckpointError(msg)
-        # one rank compares for all: another's part of the inputs has another hash
-        if space.writes and (lines := differences(document["identity"], _through_json(self.identity))):
+        # one rank compares for all: another's data, where it cannot be hashed over ranks, is other data
+        lines = differences(document["identity"], _through_json(self.identity)) if space.writes else []
+        if space.agree(_FAILED * bool(lines)) == _FAILED:
             more = f" and {len(lines) - 4} more" if len(lines) > 4 else ""
+            what = f"{'; '.join(lines[:4])}{more}" if lines else "The rank that writes says what differs"
             msg = (
-                f"{manifest} is of another run. {'; '.join(lines[:4])}{more}. Pass another folder, or what the run was "
+                f"{manifest} is of another run. {what}. Pass another folder, or what the run was "
                 "started with; budgets (max_matvecs= and max_seconds= of run) may differ."
             )
             raise CheckpointError(msg)
         for name, facts in document["files"].items():
             self._check_size(name, facts["bytes"])
-        own = _state_file(_number_of(manifest))
+        own, files = _state_file(_number_of(manifest)), document["files"]
+        apart = document.get("vectors") or own
 
         def tensor(path: str) -> Tensor:
-            return self._tensor(own, path, document["files"])
+            return self._tensor(own, path, files)
+
+        def vectors(path: str) -> Tensor:
+            return self._own_rows(apart, path, files, space)
 
         def basis_rows(path: str) -> Iterator[Tensor]:  # one part after the other: a basis is large
-            return (self._tensor(part["file"], part["name"], document["files"]) for part in document["bases"][path])
+            return (self._own_rows(part["file"], part["name"], files, space) for part in document["bases"][path])
 
         try:
-            state = decode_state(document["state"], algorithm, space, tensor, basis_rows)
+            state = decode_state(document["state"], algorithm, space, tensor, basis_rows, vectors)
         except StateError as error:
             msg = f"{manifest}: {error}"
             raise CheckpointError(msg) from error
@@ -235,6 +329,18 @@ class CheckpointFolder:
         if size != expected:
             msg = f"{name} {'is not there' if size is None else f'has {size} bytes'}, expected {expected} bytes"
             raise _DamagedError(msg)
+
+    def _own_rows(self, name: str, key: str, files: Mapping[str, Any], space: VectorSpace) -> Tensor:
+        """This rank's part of stored vectors, from a file of whole ones or a folder of parts."""
+        if name.endswith(_WHOLE):
+            return space.own_rows(self._tensor(name, key, files))
+        parts = {file.partition("/")[2]: facts for file, facts in files.items() if file.startswith(f"{name}/")}
+        try:
+            if isinstance(space, StoresRows):
+                return space.read_rows(self.path / name, key, parts)
+            return space.own_rows(read_parts(self.path / name, key, parts, space))
+        except DamagedPartError as error:
+            raise _DamagedError(str(error)) from error
 
     def _tensor(self, name: str, key: str, files: Mapping[str, Any]) -> Tensor:
         from safetensors import SafetensorError, safe_open

@@ -72,6 +72,7 @@ def decode_state(
     space: VectorSpace,
     tensor: Callable[[str], Tensor],
     basis_rows: Callable[[str], Iterable[Tensor]],
+    vectors: Callable[[str], Tensor] | None = None,
 ) -> Any:
     """Put a state together.
 
@@ -86,7 +87,9 @@ def decode_state(
     tensor : callable
         ``tensor(path)``: a stored tensor; KeyError where it is not there.
     basis_rows : callable
-        ``basis_rows(path)``: the stored rows of a basis, in order, in one or more tensors.
+        ``basis_rows(path)``: the stored rows of a basis, as this rank has them, in order, in one or more tensors.
+    vectors : callable or None
+        ``vectors(path)``: a stored tensor of vectors, as this rank has them; None: `tensor`, where they are whole.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def decode_state(
         If a class is not there, or its fields are not those that were written.
     """
     packages = {"curvkit_core"} | {type(part).__module__.partition(".")[0] for part in _parts(algorithm)}
-    return _Decoder(packages, space, tensor, basis_rows).decode(document)
+    return _Decoder(packages, space, tensor, basis_rows, tensor if vectors is None else vectors).decode(document)
 
 
 def _parts(algorithm: Any) -> list[Any]:
@@ -147,6 +150,7 @@ class _Decoder:
     space: VectorSpace
     tensor: Callable[[str], Tensor]
     basis_rows: Callable[[str], Iterable[Tensor]]
+    vectors: Callable[[str], Tensor]
 
     def decode(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -162,9 +166,7 @@ class _Decoder:
         return self._instance(value)
 
     def _tensor(self, value: dict[str, Any]) -> Tensor:
-        stored = self.tensor(value[_TENSOR])
-        if value.get(_ROWS):
-            stored = self.space.own_rows(stored)
+        stored = (self.vectors if value.get(_ROWS) else self.tensor)(value[_TENSOR])
         device = torch.device(value["device"])
         if value["strides"] is None:
             # a copy, which is aligned as torch aligns: a file's bytes are not, and a BLAS may round otherwise there
@@ -179,7 +181,7 @@ class _Decoder:
             self.space, sum(heights), leading=leading, storage=value["storage"], dtype=value["dtype"]
         )
         for rows in self.basis_rows(value[_BASIS]):
-            basis.append(self.space.own_rows(rows))
+            basis.append(rows)
         if basis.size != value["size"]:
             raise KeyError(value[_BASIS])
         return basis

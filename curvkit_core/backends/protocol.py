@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from attrs import frozen
@@ -11,7 +12,7 @@ from torch import Tensor, device, dtype, nn
 
 from curvkit_core.backends.vector_space import Segment, VectorSpace
 
-__all__ = ["Backend", "ComparesRanks", "HoldsShards", "Layout", "SharesFailures", "World"]
+__all__ = ["Backend", "ComparesRanks", "HoldsShards", "Layout", "SharesFailures", "StoresRows", "World"]
 
 T = TypeVar("T")
 
@@ -108,4 +109,29 @@ class HoldsShards(Protocol):
 
     def in_step(self, items: Iterable[T]) -> Iterator[tuple[T, bool]]:
         """As many items on each rank as the most that one has, and whether each counts or is there for step only."""
+        ...
+
+
+@runtime_checkable
+class StoresRows(Protocol):
+    """A vector space whose ranks write vectors to files, and read them, each its own part: no rank has a whole one.
+
+    Checkpoints ask for it; without it `whole_rows` gathers what the rank that `writes` then writes. All ranks call
+    these methods together. What a part holds is said in :mod:`curvkit_core.algorithms.row_parts`, whose functions a
+    process without ranks reads them with.
+    """
+
+    def write_rows(self, folder: Path, rows: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Any]]:
+        """Fill an empty folder with rows (..., n_local) by name; on the rank that `writes` give each file's facts.
+
+        All files are whole and synced when it returns. Where a rank fails all of them raise.
+        """
+        ...
+
+    def read_rows(self, folder: Path, name: str, files: Mapping[str, Mapping[str, Any]]) -> Tensor:
+        """This rank's part of the rows of that name; `files` are the facts that were given when they were written.
+
+        Raises :class:`curvkit_core.algorithms.row_parts.DamagedPartError` on all ranks where a file is not what was
+        written.
+        """
         ...

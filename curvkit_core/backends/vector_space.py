@@ -2,8 +2,8 @@
 
 Vectors are rows: a block of k vectors is (k, n_local). Whatever is elementwise is plain torch on those rows; whatever
 needs all of n goes through this class, which is where a backend of many ranks adds its collectives: it overrides
-`sum_over_shards`, `factor` and `agree`, and for files `writes`, `is_rows`, `whole_rows` and `own_rows`. Small matrices
-are float64 on the CPU.
+`sum_over_shards`, `factor` and `agree`, and for files `writes`, `is_rows`, `whole_rows` and `own_rows`; one that is a
+:class:`StoresRows` as well keeps vectors in parts on disk, too. Small matrices are float64 on the CPU.
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ _KINDS = ("rademacher", "gaussian", "sphere")
 
 @frozen(kw_only=True)
 class Segment:
-    """A run of a vector that belongs to one parameter: `numel` elements from element `start` of that parameter."""
+    """A run of a vector that belongs to one parameter: `numel` elements from element `start` of that parameter.
+
+    `row` is how many elements an entry of the parameter's first dim has: shards are whole numbers of those.
+    """
 
     name: str
     numel: int
     start: int = 0
+    row: int = 1
 
 
 class VectorSpace:

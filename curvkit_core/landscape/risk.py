@@ -9,7 +9,7 @@ from attrs import frozen
 from torch import Tensor
 
 from curvkit_core.linearize import Engine, EngineOptions, loss_at
-from curvkit_core.problem.problem import Problem
+from curvkit_core.problem.problem import Piece, Problem
 
 __all__ = ["LossAndGradient", "loss_and_gradient", "losses_at"]
 
@@ -45,17 +45,17 @@ def loss_and_gradient(problem: Problem) -> LossAndGradient:
     """
     engine = Engine(problem, EngineOptions())
     total, loss, count = problem.space.zeros(1), _zeros(1), _zeros(())
-    with problem.opened():
+    with problem.together(total), problem.opened():
         engine.begin_pass()
-        for piece in problem.pieces():
+        for piece in problem.pieces_in_step():
             with engine.linearized(piece) as lin:
                 total += lin.gradient() * piece.weight
-                loss += float(lin.loss_value()) * float(piece.weight)
+                loss += _counted(lin.loss_value(), piece)
             count += float(piece.count)
             problem.history.batches_seen = piece.number + 1
         engine.end_pass()
     gradient = problem.average(total, count.clone())[0]
-    return LossAndGradient(loss=float(problem.average(loss, count)[0]), gradient=gradient)
+    return LossAndGradient(loss=float(_averaged(problem, loss, count)[0]), gradient=gradient)
 
 
 def losses_at(
@@ -79,15 +79,26 @@ def losses_at(
     """
     makers = list(steps)
     totals, count = _zeros(len(makers)), _zeros(())
-    with problem.opened():
-        for number, piece in enumerate(problem.pieces(), start=1):
+    with problem.together(totals), problem.opened():
+        for number, piece in enumerate(problem.pieces_in_step(), start=1):
             for i, make in enumerate(makers):
-                totals[i] += float(loss_at(problem, piece, make())) * float(piece.weight)
+                totals[i] += _counted(loss_at(problem, piece, make()), piece)
             count += float(piece.count)
             problem.history.batches_seen = piece.number + 1
             if on_progress is not None:
                 on_progress(number)
-    return problem.average(totals, count)
+    return _averaged(problem, totals, count)
+
+
+def _counted(loss: Tensor, piece: Piece) -> float:
+    """What a microbatch adds to the sum: nothing where it is there only to keep step with other ranks."""
+    weight = float(piece.weight) * float(piece.loss_weight)
+    return float(loss) * weight if weight else 0.0
+
+
+def _averaged(problem: Problem, losses: Tensor, count: Tensor) -> Tensor:
+    """Losses over all data. A backward pass adds vectors over the shards that share the data; here it is to be done."""
+    return problem.average(problem.space.sum_over_shards(losses), count)
 
 
 def _zeros(shape: int | tuple[int, ...]) -> Tensor:

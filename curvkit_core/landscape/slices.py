@@ -111,7 +111,7 @@ def _reach(problem: Problem, radius: float | Tensor | None, bend: Tensor, loss: 
             msg = f"radius={radius!r}: expected positive numbers, one or one a direction."
             raise ValueError(msg)
         return reach
-    own = problem.parameters.flatten([e.parameter.detach() for e in problem.parameters])
+    own = problem.parameters.flatten([e.value.detach() for e in problem.parameters])
     largest = max(float(problem.space.norms(own[None])[0]), 1e-8)
     rise = max(abs(loss), 1e-8)
     far = [math.sqrt(2.0 * rise / abs(c)) if c else largest for c in bend.tolist()]

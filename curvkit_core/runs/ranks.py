@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 from curvkit_core.errors import CurvkitError, RankError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from curvkit_core.backends import Backend, ComparesRanks
     from curvkit_core.host.registry import Registry
     from curvkit_core.operators import CurvatureOperator
     from curvkit_core.runs.plan import Plan
     from curvkit_core.runs.preparation import Job, Prepared
 
-__all__ = ["follow", "follower_rank", "lead", "one_plan", "whole_result"]
+__all__ = ["follow", "follower_rank", "lead", "one_plan", "own_rows", "whole_result"]
 
 FAILED = 1
 
@@ -109,6 +111,28 @@ def whole_result(result: Any, op: CurvatureOperator) -> Any:
     return attrs.evolve(result, **changes) if space.writes else result
 
 
+def own_rows(op: CurvatureOperator, whole: Tensor | None, count: int) -> Tensor:
+    """This rank's part of the first `count` of whole vectors that rank 0 has and others not; all ranks call it.
+
+    One vector is whole on every rank at a time.
+    """
+    import torch
+
+    problem, space = op.problem, op.space
+    assert problem is not None
+    if problem.backend.world.size == 1 and whole is not None:
+        return whole[:count]
+    found = []
+    for number in range(count):
+        row = torch.zeros(space.n, dtype=space.dtype, device=space.device)
+        if whole is not None:
+            row.copy_(whole[number])
+        # rank 0's and the others' zeros: added over shards here, and over replicas by the backend
+        row, _ = problem.backend.reduce((space.sum_over_shards(row), torch.zeros((), dtype=torch.float64)))
+        found.append(space.own_rows(row))
+    return torch.stack(found)
+
+
 def follow(
     tables: Mapping[str, Any],
     registry: Registry,
@@ -147,6 +171,7 @@ def follow(
     from curvkit_core.runs.plan import make_plan
     from curvkit_core.runs.preparation import prepare
     from curvkit_core.runs.run_state import identities
+    from curvkit_core.runs.slices import slice_with
 
     rank = follower_rank()
     plan, backend = one_plan(make_plan(tables, registry, source=source), registry)
@@ -160,10 +185,14 @@ def follow(
     try:
         while True:
             order = json.loads(backend.share(""))
-            if "job" not in order:
+            if "job" in order:
+                _drive_with(prepared.jobs[order["job"]], known, backend)
+            elif "slices" in order:
+                slice_with(prepared.jobs[order["slices"]], order)
+            else:
                 return 0
-            _drive_with(prepared.jobs[order["job"]], known, backend)
-    except RankError:  # another rank's failure, which that one and rank 0 tell
+    except RankError as error:  # another rank's failure, which that one may have had no time to tell
+        say(f"{error}")
         return FAILED
     except CurvkitError:
         say(f"rank {rank} failed:")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from curvkit_core.runs.outcome import RunResult
 from curvkit_core.runs.preparation import Job, Prepared
 from curvkit_core.runs.progress import Progress
+from curvkit_core.runs.ranks import lead, own_rows
 
 if TYPE_CHECKING:
-    from curvkit_core.results.types import EigenResult
+    from curvkit_core.results.types import EigenResult, SliceResult
 
-__all__ = ["slices_of_run"]
+__all__ = ["slice_with", "slices_of_run"]
 
 NAME = "core/loss-slice"
 
@@ -59,19 +60,25 @@ def _eigen(results: Sequence[RunResult], number: int) -> EigenResult | None:
     return next((result for result in own if len(result.eigenvalues)), None)
 
 
-def _sliced(job: Job, eigen: EigenResult, prepared: Prepared, progress: Progress) -> RunResult:
+def slice_with(job: Job, order: Mapping[str, Any], eigen: EigenResult | None = None) -> SliceResult:
+    """Compute an operator's slices, all ranks together; rank 0 has the eigenvectors, and the others what it says."""
+    import torch
+
     from curvkit_core.landscape import loss_slice
 
+    curvatures = torch.tensor(order["curvatures"], dtype=torch.float64)
+    directions = own_rows(job.op, None if eigen is None else eigen.eigenvectors, len(curvatures))
+    return loss_slice(job.op.problem, directions, curvatures=curvatures, points=order["points"])
+
+
+def _sliced(job: Job, eigen: EigenResult, prepared: Prepared, progress: Progress) -> RunResult:
     options = prepared.plan.landscape
     assert options is not None
-    problem, start = job.op.problem, time.perf_counter()
+    start = time.perf_counter()
     count = min(options.directions, len(eigen.eigenvalues))
-    result = loss_slice(
-        problem,
-        eigen.eigenvectors[:count],
-        curvatures=eigen.eigenvalues[:count],
-        points=options.points,
-    )
+    order = {"curvatures": eigen.eigenvalues[:count].tolist(), "points": options.points}
+    lead(prepared, slices=prepared.jobs.index(job), **order)
+    result = slice_with(job, order, eigen)
     seconds = time.perf_counter() - start
     progress.say(f"slices of the loss along {count} eigenvectors of {job.operator.label}: {seconds:.1f} s")
     return RunResult(

@@ -46,7 +46,8 @@ class SweepState:
 
     seed: int
     names: tuple[str, ...]
-    places: tuple[Places, ...]
+    sizes: tuple[int, ...]  # parameters of each group
+    owners: Tensor  # (1, n): the number of each element's group, or -1; a vector, so that shards have theirs
     probe: Tensor  # (1, n)
     traces: Tensor  # (rows done,): z_h^T (A z_h)_h
     squares: Tensor  # (rows done, G): |(A z_h)_g|^2
@@ -63,7 +64,7 @@ class SweepState:
 
 @frozen(kw_only=True)
 class Sweep:
-    """A sweep over groups of parameters. Holds `steps` + 3 vectors and one block of products.
+    """A sweep over groups of parameters. Holds `steps` + 4 vectors and one block of products.
 
     Parameters
     ----------
@@ -105,16 +106,20 @@ class Sweep:
 
     def init(self, space: VectorSpace) -> SweepState:
         """Divide the parameters and draw the first probe."""
-        if space.n_local != space.n:
-            msg = "by: a sweep needs whole vectors, and these are spread over ranks. Use a replicated backend."
-            raise ValueError(msg)
         groups = groups_of(space, self.by)
         seed, count = fresh_seed(self.seed), len(groups)
-        steps = min(self.steps, max(group.n for group in groups)) if self.k else 0
+        own = torch.tensor([float(group.n) for group in groups], dtype=torch.float64)
+        sizes = tuple(int(size) for size in space.sum_over_shards(own).tolist())
+        steps = min(self.steps, max(sizes)) if self.k else 0
+        owners = space.zeros(1).sub_(1.0)
+        for number, group in enumerate(groups):
+            for place in group.places:
+                owners[:, place] = number
         return SweepState(
             seed=seed,
             names=tuple(group.name for group in groups),
-            places=tuple(_merged(group.places) for group in groups),
+            sizes=sizes,
+            owners=owners,
             probe=space.random("rademacher", seed, 0, 1),
             traces=torch.empty(0, dtype=torch.float64),
             squares=torch.empty((0, count), dtype=torch.float64),
@@ -134,32 +139,29 @@ class Sweep:
         if not groups:
             return None
         whole = state.probe if self._probing(state) else state.row
-        out = whole.new_zeros((len(groups), whole.shape[1]))
-        for row, group in zip(out, groups, strict=True):
-            for low, high in state.places[group]:
-                row[low:high] = whole[0, low:high]
-        return out
+        return torch.cat([torch.where(state.owners == group, whole, 0.0) for group in groups])
 
     def tell(self, space: VectorSpace, state: SweepState, V: Tensor, AV: Tensor) -> SweepState:
         """Take column blocks in; when a probe, or a step of all groups, is complete, go on to the next."""
         groups = self._next(state)[: len(V)]
+        everywhere = _places(space, self.by)
         state.num_matvecs += len(V)
         if self._probing(state):
-            squares = [[_square(space, image, places) for places in state.places] for image in AV.split(1)]
+            squares = [[_square(space, image, places) for places in everywhere] for image in AV.split(1)]
             state.squares = torch.cat([state.squares, torch.tensor(squares, dtype=torch.float64)])
             state.traces = torch.cat([state.traces, space.dots(V, AV)])
             done, rest = divmod(len(state.traces), len(state.names))
             if rest == 0 and done < self.num_probes:
                 state.probe = space.random("rademacher", state.seed, done, 1)
             elif rest == 0 and self.k:
-                self._begin(space, state)
+                self._begin(space, state, everywhere)
             return state
         for group, image in zip(groups, AV, strict=True):
-            for low, high in state.places[group]:
+            for low, high in everywhere[group]:
                 state.image[0, low:high] = image[low:high]
         state.waiting -= len(groups)
         if state.waiting == 0:
-            self._step(space, state)
+            self._step(space, state, everywhere)
         return state
 
     def result(self, space: VectorSpace, state: SweepState) -> SweepResult:
@@ -177,7 +179,7 @@ class Sweep:
             rows.append(
                 SweepRow(
                     group=name,
-                    n=_size(state.places[i]),
+                    n=state.sizes[i],
                     trace=trace,
                     trace_stderr=trace_error,
                     share=trace / total if total else math.nan,
@@ -220,14 +222,14 @@ class Sweep:
             return tuple(range(len(state.traces) % len(state.names), len(state.names)))
         return state.active[len(state.active) - state.waiting :]
 
-    def _begin(self, space: VectorSpace, state: SweepState) -> None:
+    def _begin(self, space: VectorSpace, state: SweepState, everywhere: Sequence[Places]) -> None:
         """Random unit vectors, one in each group."""
         state.row = space.random("gaussian", state.seed, self.num_probes, 1)
-        for places in state.places:
+        for places in everywhere:
             _scale(state.row, places, 1.0 / math.sqrt(_square(space, state.row, places)))
         state.image, state.waiting = space.zeros(1), len(state.active)
 
-    def _step(self, space: VectorSpace, state: SweepState) -> None:
+    def _step(self, space: VectorSpace, state: SweepState, everywhere: Sequence[Places]) -> None:
         """One Lanczos step of every active group: each orthogonalises in its own places."""
         j = state.basis.size
         state.basis.append(state.row)
@@ -235,7 +237,7 @@ class Sweep:
         going = []
         lengths = list(state.lengths)
         for group in state.active:
-            places = state.places[group]
+            places = everywhere[group]
             alpha = float(_gram(space, state.row, state.image, places)[0, 0])
             for _ in range(2):  # Kahan-Parlett: twice is enough
                 taken = _gram(space, known, state.image, places)
@@ -249,13 +251,13 @@ class Sweep:
                 going.append(group)
             else:
                 _scale(state.image, places, 0.0)
-                if beta <= self._rounding(state, group, j + 1, space.eps) or j + 1 == _size(places):
+                if beta <= self._rounding(state, group, j + 1, space.eps) or j + 1 == state.sizes[group]:
                     state.betas[j, group] = 0.0  # the space of these vectors is invariant
         state.lengths, state.active = tuple(lengths), tuple(going)
         state.row, state.image, state.waiting = state.image, space.zeros(1), len(going)
 
     def _goes_on(self, space: VectorSpace, state: SweepState, group: int, length: int) -> bool:
-        size = _size(state.places[group])
+        size = state.sizes[group]
         if length >= min(size, len(state.alphas)):
             return False
         if float(state.betas[length - 1, group]) <= self._rounding(state, group, length, space.eps):
@@ -276,7 +278,7 @@ class Sweep:
         wanted = min(self.k, len(theta))
         residuals = float(state.betas[length - 1, group]) * S[-1, :wanted].abs()
         rounding = 4.0 * eps * float(theta.abs().max())
-        few = wanted < min(self.k, _size(state.places[group])) and float(state.betas[length - 1, group]) > 0.0
+        few = wanted < min(self.k, state.sizes[group]) and float(state.betas[length - 1, group]) > 0.0
         done = not few and bool((residuals <= self._limits(theta[:wanted], theta, eps)).all())
         return theta[:wanted], torch.hypot(residuals, torch.full_like(residuals, rounding)), done
 
@@ -335,13 +337,22 @@ def sweep(
     Notes
     -----
     At most (num_probes + steps) products a group, of the whole operator with vectors that are zero outside the group;
-    `steps` + 3 vectors and one block of products are held, whatever the number of groups. Repeated eigenvalues of a
-    block are found once, as by any single-vector Lanczos process.
+    `steps` + 4 vectors and one block of products are held, whatever the number of groups. Repeated eigenvalues of a
+    block are found once, as by any single-vector Lanczos process. On shards an inner product within a group is a small
+    collective for each of its parameters.
     """
     chosen = by if isinstance(by, str) else tuple(by)
     algorithm = Sweep(by=chosen, k=k, num_probes=num_probes, steps=steps, tol=tol, seed=seed)
     result: SweepResult = run(algorithm, op, **driver)
     return result
+
+
+def _places(space: VectorSpace, by: str | tuple[str, ...]) -> tuple[Places, ...]:
+    """Where each group lies. On shards a place a parameter, so that all ranks have as many, some of them empty."""
+    places = [group.places for group in groups_of(space, by)]
+    if space.n_local != space.n:
+        return tuple(tuple((place.start, place.stop) for place in own) for own in places)
+    return tuple(_merged(own) for own in places)
 
 
 def _merged(places: Sequence[slice]) -> Places:
@@ -353,10 +364,6 @@ def _merged(places: Sequence[slice]) -> Places:
         else:
             found.append((place.start, place.stop))
     return tuple(found)
-
-
-def _size(places: Places) -> int:
-    return sum(high - low for low, high in places)
 
 
 def _gram(space: VectorSpace, A: Tensor, B: Tensor, places: Places) -> Tensor:

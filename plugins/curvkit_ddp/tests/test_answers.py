@@ -10,7 +10,8 @@ import torch
 from cases import relative
 from torch import Tensor
 
-from curvkit_core import HessianOperator, Problem, eigsh, solve, spectral_density, trace
+from curvkit_core import CurvatureTracker, HessianOperator, Problem, eigsh, solve, spectral_density, sweep, trace
+from curvkit_core.landscape import loss_plane, loss_slice
 
 #: All of them on two ranks; on four those with tied weights, a CNN, attention, and batches that count alike.
 VARIANTS = {
@@ -143,6 +144,59 @@ def test_iterated_results_agree(answers, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_slices_of_the_loss_agree(answers, kind):
+    """L(theta + t q), its parabola and its curvature: sums of 13 losses of some units, in another order."""
+    problem = one_process("tied-mlp", "uneven", answers.size)
+    expected = loss_slice(problem, problem.space.random("gaussian", 4, 0, 1), radius=0.1, points=5)
+    plane = loss_plane(problem, *problem.space.random("gaussian", 4, 0, 2), radii=(0.1, 0.2), points=3)
+    for rank in answers.ranks:
+        torch.testing.assert_close(rank.tensors[f"{kind}/plane"], plane.losses, rtol=1e-12, atol=0.0)
+        for name in ("losses", "parabola", "curvatures"):
+            got = rank.tensors[f"{kind}/slice/{name}"]
+            torch.testing.assert_close(got, getattr(expected, name), rtol=1e-12, atol=0.0)
+    assert float((expected.losses[0, 0] / expected.losses[0, 2] - 1.0).abs()) > 1e-6  # control: it does move
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tracked_curvature_agrees(answers, kind):
+    """Loss, gradient's norm, sharpness and the gradient's share along it, of one measurement."""
+    problem = one_process("tied-mlp", "uneven", answers.size)
+    row = CurvatureTracker(problem, tol=1e-3, max_matvecs=12, seed=0).measure(0)
+    expected = [row.loss, row.gradient_norm, row.eigenvalues[0], row.overlap]
+    for found in answers.fact(f"{kind}/tracked"):
+        # the same iteration: roundings of its products, 1e-16, grow by its steps and by |A| over the gap
+        assert found == pytest.approx(expected, rel=1e-9)
+        assert found[:2] == pytest.approx(expected[:2], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sweep_over_groups_agrees(answers, kind):
+    """Each block's size, trace and largest eigenvalue, and all blocks' norms; parts of them are empty on a rank."""
+    problem = one_process("tied-mlp", "uneven", answers.size)
+    blocks = sweep(HessianOperator(problem), by=("first.*", "[ml]*"), k=1, num_probes=2, steps=3, seed=0)
+    rows = [[r.n, r.trace, r.eigenvalues[0] if r.eigenvalues else 0.0] for r in blocks.rows]
+    expected = torch.tensor(rows, dtype=torch.float64)
+    assert expected[:, 0].tolist() == [15.0, 24.0]  # middle and last, which lie on two sides of what is left out
+    for rank in answers.ranks:
+        torch.testing.assert_close(rank.tensors[f"{kind}/sweep/norms"], blocks.frobenius_norms, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(rank.tensors[f"{kind}/sweep/rows"], expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixed_devices_are_refused(answers, kind):
+    """One rank's model on `meta`, or on a GPU: every rank says who has what; none of them waits."""
+    others = ", ".join(str(r) for r in range(answers.size) if r != 1)
+    has = "has" if answers.size == 2 else "have"
+    for name, device in (("meta", "meta"), ("cuda:0", "cuda")):
+        (message,) = set(answers.fact(f"{kind}/{name}"))
+        assert message.startswith("RankError: the ranks were not started alike: ")
+        assert f"device: rank {others} {has} cpu, rank 1 has {device}" in message
+    for message in answers.fact(f"{kind}/nowhere"):
+        assert message.startswith("ValueError: the ") and "on meta" in message
+    assert answers.fact(f"{kind}/somewhere") == [""] * answers.size  # control, and in step
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_dependent_rows_become_an_orthonormal_basis(answers, kind):
     """Q Q^T = I and A = R^T Q where a row is there twice: Cholesky would fail, QR of stacked factors does not."""
     for rank in answers.ranks:
@@ -211,6 +265,7 @@ def test_rank_that_fails_is_named_on_the_others(answers):
     """The failing rank raises its own error, the others one that names it and says the same."""
     for name, own in (
         ("one rank raises", "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+        ("one rank raises in a slice", "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
         ("one rank is not finite", "PreflightError: [loss-not-finite]"),
     ):
         messages = answers.fact(name)
@@ -241,6 +296,24 @@ def test_ranks_that_differ_are_refused(answers):
         assert len(set(messages)) == 1
         assert messages[0].startswith("RankError: the ranks were not started alike") and text in messages[0], name
     assert answers.fact("shared") == ["text of rank 0"] * answers.size
+
+
+def test_checkpoint_that_one_rank_alone_sees_is_refused(answers):
+    """On every rank, and nothing else is; they are in step."""
+    for rank, message in enumerate(answers.fact("checkpoint/apart")):
+        assert message.startswith("CheckpointError: the ranks do not see the same checkpoints in ")
+        assert f"checkpoint-of-{rank}: here the newest is number {0 if rank else 1}. Pass a folder" in message
+    for name in ("first", "together"):
+        assert answers.fact(f"checkpoint/{name}") == [""] * answers.size
+
+
+def test_checkpoint_that_rank_0_cannot_write_ends_the_run_on_all(answers):
+    """Its own error there; the others hear of it, and do not wait for a product."""
+    first, *others = answers.fact("checkpoint/full")
+    assert first == "OSError: [Errno 28] No space left on device"
+    for message in others:
+        assert message.startswith("CheckpointError: the rank that writes the checkpoints in ")
+        assert message.endswith("could not: its own error says why.")
 
 
 def test_no_data_on_any_rank_is_said_by_all(answers):

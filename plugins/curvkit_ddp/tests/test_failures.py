@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -63,27 +64,81 @@ def test_interrupted_rank_stops_all_with_their_results(ranks, tmp_path):
         assert facts["again"] == ""  # in step
 
 
-@pytest.mark.parametrize("kind", ["replicated", "sharded"])
-def test_killed_run_goes_on_with_other_ranks(ranks, tmp_path, kind):
-    """4 ranks, one of them killed; 2 ranks go on from its checkpoint, and find what one process finds undisturbed."""
+@pytest.fixture(scope="module", params=["replicated", "sharded, in a save"])
+def left_behind(ranks, tmp_path_factory, request) -> tuple[str, Path, int]:
+    """A checkpoint of 4 ranks, the third of which was killed: their kind, the folder, the products in it.
+
+    In a product of a sharded run one is killed by the tests of run files.
+    """
+    folder = tmp_path_factory.mktemp("killed")
+    kind, _, when = request.param.partition(", in a ")
+    options = ["saving"] if when else []
+    done = ranks("resumed", 4, folder, kind, str(folder / "checkpoint"), "2", *options)
+    assert done["codes"][2] == -signal.SIGKILL
+    assert all(code == 1 for rank, code in enumerate(done["codes"]) if rank != 2)
+    for rank in (0, 1, 3):
+        assert "rank 2 did not answer: killed" in (folder / f"rank-{rank}.log").read_text()
+    saved = json.loads(max((folder / "checkpoint").glob("checkpoint-*.json")).read_text())["matvecs"]
+    assert 3 <= saved <= 8
+    assert any(f.name.endswith(".tmp") for f in (folder / "checkpoint").iterdir()) == bool(when)
+    return kind, folder / "checkpoint", saved
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """What one process finds."""
     import resumed
-    from recorded import Recorded
+
+    return resumed.solved(one_process(), None)
+
+
+def one_process():
+    """Its problem."""
+    import resumed
 
     from curvkit_core import MSELoss, Problem
 
-    checkpoint = tmp_path / "checkpoint"
-    first = ranks("resumed", 4, tmp_path, kind, str(checkpoint), "2")
-    assert first["codes"][2] == -signal.SIGKILL
-    assert all(code == 1 for rank, code in enumerate(first["codes"]) if rank != 2)
-    saved = json.loads(max(checkpoint.glob("checkpoint-*.json")).read_text())["matvecs"]
-    assert 4 <= saved <= 8
-    second = ranks("resumed", 2, tmp_path, kind, str(checkpoint), "-1")
-    logs = "\n".join((tmp_path / f"rank-{r}.log").read_text() for r in range(2))
-    assert second["codes"] == [0, 0], logs
-    whole = resumed.solved(Problem(resumed.counted_model(), resumed.data(), MSELoss(), preflight="off"), None)
+    return Problem(resumed.counted_model(), resumed.data(), MSELoss(), preflight="off")
+
+
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+def test_killed_run_goes_on_with_other_ranks(ranks, tmp_path, left_behind, undisturbed, kind):
+    """2 ranks, of the same kind or the other, go on from its checkpoint, and find what one process finds undisturbed.
+
+    On shards no vector is gathered, neither in a save nor in a load of parts. Before that a model is refused by both
+    ranks, one of whose weights is off by 1e-9.
+    """
+    _, checkpoint, saved = left_behind
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    done = ranks("resumed", 2, tmp_path, kind, str(tmp_path / "checkpoint"), "-1", "changed")
+    assert done["codes"] == [0, 0], "\n".join((tmp_path / f"rank-{r}.log").read_text() for r in range(2))
+    from recorded import Recorded
+
     for rank in range(2):
         found = Recorded.load(tmp_path, rank)
+        what = "The rank that writes says what differs" if rank else "operator.problem.values: "
+        assert found.facts["refused"].startswith("CheckpointError: ")
+        assert (
+            f"is of another run. {what}" in found.facts["refused"]
+            and "; " not in found.facts["refused"].split("Pass")[0]
+        )
         assert found.facts["converged"] == [True, True]
-        assert found.facts["matvecs"] == whole.num_matvecs > saved  # it did go on, and not begin anew
+        assert found.facts["matvecs"] == undisturbed.num_matvecs > saved  # it did go on, and not begin anew
         assert any("ranks: 4 there, 2 here" in note for note in found.facts["findings"])
-        torch.testing.assert_close(found.tensors["values"], whole.eigenvalues, rtol=1e-9, atol=0.0)
+        assert found.facts["gathered"] == 0
+        torch.testing.assert_close(found.tensors["values"], undisturbed.eigenvalues, rtol=1e-9, atol=0.0)
+    names = {f.name for f in (tmp_path / "checkpoint").iterdir()}
+    assert not any(name.endswith(".tmp") for name in names)
+    assert len([name for name in names if name.startswith("checkpoint-")]) == 2
+
+
+def test_killed_run_goes_on_in_one_process(tmp_path, left_behind, undisturbed):
+    """With no process group, from whole rows or from the shards' parts."""
+    import resumed
+
+    _, checkpoint, saved = left_behind
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    eig = resumed.solved(one_process(), tmp_path / "checkpoint")
+    assert eig.num_matvecs == undisturbed.num_matvecs > saved
+    assert any("ranks: 4 there, 1 here" in note for note in eig.info.findings)
+    torch.testing.assert_close(eig.eigenvalues, undisturbed.eigenvalues, rtol=1e-9, atol=0.0)

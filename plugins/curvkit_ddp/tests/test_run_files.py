@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -118,53 +119,138 @@ def test_ranks_that_are_started_differently_are_refused(ranks, run_file, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-SHARDED = """
+FACTORY = """
+import os, signal
 import torch
 from curvkit_core import MSELoss, Problem
 from curvkit_ddp import shard
 
-def problem():
+class Deadly(list):
+    left = 24
+    def __getitem__(self, i):
+        Deadly.left -= 1
+        if Deadly.left == 0 and os.environ.get("RANK", "") == os.environ.get("KILLED_RANK"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(i)
+
+def made(sharded):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2)).double()
-    data = [(torch.randn(4, 5).double(), torch.randn(4, 2).double()) for _ in range(3)]
-    return Problem({model}, data, MSELoss())
+    data = [(torch.randn(4, 5).double(), torch.randn(4, 2).double()) for _ in range(8)]
+    return Problem(shard(model) if sharded else model, Deadly(data), MSELoss())
+
+def whole(): return made(False)
+def sharded(): return made(True)
 """
 
-
-def test_sharded_run_gives_the_numbers_of_one_process(ranks, tmp_path):
-    """The problem's factory shards its model; checkpoints are on, and rank 0 writes."""
-    (tmp_path / "whole_problem.py").write_text(SHARDED.replace("{model}", "model"))
-    (tmp_path / "sharded_problem.py").write_text(SHARDED.replace("{model}", "shard(model)"))
-    text = f"""
+PROBLEM = """
 schema = 1
 [problem]
 kind = "core/python"
-factory = "NAME_problem:problem"
-path = "{tmp_path}"
+factory = "problems_of_run_files:NAME"
+path = "PATH"
 [[operator]]
 kind = "core/ggn"
 [[algorithm]]
 kind = "core/eigsh"
 k = 2
+ncv = 8
 seed = 0
-tol = 1e-8
+tol = 1e-9
 [[algorithm]]
 kind = "core/trace"
 seed = 1
 num_matvecs = 9
+[sweep]
+seed = 3
+num_probes = 2
+steps = 3
+[landscape]
+directions = 2
+points = 5
 [checkpoint]
-products = 1
+products = 2
 """
-    for name in ("whole", "sharded"):
-        (tmp_path / f"{name}.toml").write_text(text.replace("NAME", name))
-    out = str(tmp_path / "out")
-    chosen = ["--set", 'backend.kind="ddp/sharded"']
-    done = ranks("run_file", 2, tmp_path, str(tmp_path / "sharded.toml"), "", "--out", out, *chosen)
-    assert done["codes"] == [0, 0], (tmp_path / "rank-0.log").read_text() + (tmp_path / "rank-1.log").read_text()
-    alone = command("curvkit_core", "run", str(tmp_path / "whole.toml"), "--no-plots", "--out", str(tmp_path / "one"))
-    assert alone.returncode == 0, alone.stderr
-    assert values(tmp_path / "out") == pytest.approx(values(tmp_path / "one"), rel=1e-12)
-    vectors = [load_run(tmp_path / name)[0].result.eigenvectors for name in ("out", "one")]
-    assert vectors[0].shape == vectors[1].shape == (2, 50)  # whole, not rank 0's part
-    overlap = (vectors[0] * vectors[1]).sum(1).abs()
+
+CHOSEN = {
+    "replicated": ("--set", 'backend.kind="ddp/replicated"'),
+    "sharded": ("--set", 'backend.kind="ddp/sharded"'),
+}
+
+
+def written_file(folder: Path, name: str) -> Path:
+    """The run file over the problem with whole or sharded parameters."""
+    (folder / "problems_of_run_files.py").write_text(FACTORY)
+    path = folder / f"{name}.toml"
+    path.write_text(PROBLEM.replace("NAME", name).replace("PATH", str(folder)))
+    return path
+
+
+def file_for(folder: Path, kind: str) -> Path:
+    """The run file for a backend."""
+    return written_file(folder, "sharded" if kind == "sharded" else "whole")
+
+
+@pytest.fixture(scope="module")
+def by_one_process(tmp_path_factory) -> Path:
+    """The run's folder of one process."""
+    folder = tmp_path_factory.mktemp("one")
+    done = command(
+        "curvkit_core", "run", str(written_file(folder, "whole")), "--no-plots", "--out", str(folder / "out")
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
+def same_results(one: Path, other: Path, tol: float) -> None:
+    """Eigenpairs, trace, sweep and slices, to a relative tolerance."""
+    pairs = list(zip(load_run(one), load_run(other), strict=True))
+    assert [a.algorithm for a, _ in pairs] == ["core/eigsh", "core/trace", "core/sweep", "core/loss-slice"]
+    eigen, trace, sweep, cut = [(a.result, b.result) for a, b in pairs]
+    assert eigen[0].eigenvalues.tolist() == pytest.approx(eigen[1].eigenvalues.tolist(), rel=tol)
+    assert eigen[0].eigenvectors.shape == eigen[1].eigenvectors.shape == (2, 50)  # whole, not rank 0's part
+    overlap = (eigen[0].eigenvectors * eigen[1].eigenvectors).sum(1).abs()
     assert float((1.0 - overlap).abs().max()) <= 1e-10
+    assert trace[0].estimate == pytest.approx(trace[1].estimate, rel=tol)
+    assert [row.group for row in sweep[0].rows] == [row.group for row in sweep[1].rows] == ["0", "2"]
+    assert [row.trace for row in sweep[0].rows] == pytest.approx([row.trace for row in sweep[1].rows], rel=tol)
+    assert cut[0].losses.flatten().tolist() == pytest.approx(cut[1].losses.flatten().tolist(), rel=1e-6)
+
+
+def test_killed_rank_is_named_and_two_shards_go_on(ranks, tmp_path, by_one_process, monkeypatch):
+    """kill -9 of rank 2 of 4 in a product of a sharded run: the others name it, and `--resume` on 2 ranks ends it.
+
+    With the sweep and the slices that come after, and whole eigenvectors in the results.
+    """
+    file, out = str(file_for(tmp_path, "sharded")), tmp_path / "out"
+    monkeypatch.setenv("KILLED_RANK", "2")
+    done = ranks("run_file", 4, tmp_path, file, "", "--out", str(out), *CHOSEN["sharded"])
+    assert done["codes"] == [2, 1, -signal.SIGKILL, 1]
+    for rank in (0, 1, 3):
+        text = (tmp_path / f"rank-{rank}.log").read_text()
+        assert "rank 2 did not answer: killed" in text and "Traceback" not in text, text
+    # connections that break are noticed at once, and the roll call takes 3 seconds
+    assert max(done["seconds"][r] for r in (0, 1, 3)) - done["seconds"][2] <= 20.0
+    assert list(out.glob("checkpoint/job-0-0/driver/checkpoint-*.json"))
+    monkeypatch.delenv("KILLED_RANK")
+    again = ranks("run_file", 2, tmp_path, file, "", "--resume", "--out", str(out), *CHOSEN["sharded"])
+    assert again["codes"] == [0, 0], (tmp_path / "rank-0.log").read_text() + (tmp_path / "rank-1.log").read_text()
+    assert "going on with the run in" in (tmp_path / "rank-0.log").read_text()
+    same_results(by_one_process, out, 1e-9)
+
+
+def test_torchrun_ends_a_run_whose_rank_is_killed_and_two_ranks_go_on(ranks, tmp_path, by_one_process, monkeypatch):
+    """kill -9 of rank 2 of 4 under torchrun: it stops the others and names the rank; `--resume` on 2 ranks ends it."""
+    file, out = str(file_for(tmp_path, "replicated")), tmp_path / "out"
+    monkeypatch.setenv("KILLED_RANK", "2")
+    launcher = ("--nproc-per-node", "4", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0")
+    done = command(
+        "torch.distributed.run", *launcher, "-m", "curvkit_core", "run", file, "--no-plots", "--out", str(out)
+    )
+    assert done.returncode == 1
+    assert "Signal 9 (SIGKILL)" in done.stderr and "local_rank: 2" in done.stderr, done.stderr
+    assert list(out.glob("checkpoint/job-0-0/driver/checkpoint-*.json"))
+    monkeypatch.delenv("KILLED_RANK")
+    again = ranks("run_file", 2, tmp_path, file, "", "--resume", "--out", str(out))
+    assert again["codes"] == [0, 0], (tmp_path / "rank-0.log").read_text() + (tmp_path / "rank-1.log").read_text()
+    same_results(by_one_process, out, 1e-9)

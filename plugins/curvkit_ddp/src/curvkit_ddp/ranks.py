@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 from attrs import define, field
 from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException
 
 from curvkit_core.errors import RankError
 from curvkit_ddp.launch import DEFAULT_TIMEOUT, transport_of
@@ -44,6 +46,7 @@ class Ranks:
     size: int = field(init=False)
     _roll_call: RollCall = field(init=False)
     _blocking: bool = field(init=False)  # gloo's waiting takes a time limit and leaves the collective under way
+    _objects: dist.ProcessGroup | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.rank, self.size = dist.get_rank(self.group), dist.get_world_size(self.group)
@@ -139,11 +142,67 @@ class Ranks:
         try:
             work.wait()
         except RuntimeError as error:
-            # the transport keeps the same time, and may be the first to say that it is up
-            late = time.monotonic() - begun >= 0.95 * self.timeout
-            outcome = f"did not end within timeout={self.timeout:g} seconds" if late else "failed"
-            who = self._roll_call.news() or self._roll_call.absent() or f"{error}".partition("\n")[0]
-            self.fail(f"{what} {outcome}: {who}", error)
+            self._broken_off(what, begun, error)
+
+    def conferring(self, call: Callable[[dist.ProcessGroup], object], what: str) -> None:
+        """Do what sends messages of its own, as torch.distributed.checkpoint does, in a group with this one's patience.
+
+        Raises
+        ------
+        Exception
+            On a rank where its own part of it failed, that error.
+        RankError
+            On the others, naming that rank; and where one does not come.
+        """
+        self.check()
+        begun = time.monotonic()
+        outcome: list[BaseException | None] = []
+
+        def work() -> None:
+            try:
+                call(self._for_objects())
+                outcome.append(None)
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                outcome.append(error)
+
+        # its messages cannot be waited for with an eye on the store: another thread waits for them
+        thread = threading.Thread(target=work, daemon=True, name="curvkit-conferring")
+        thread.start()
+        while thread.is_alive():
+            try:
+                thread.join(_LOOK)
+                if thread.is_alive():
+                    self._look(what, begun)
+            except KeyboardInterrupt:  # as in `finish`: leaving now would leave the others waiting
+                self.interrupted = True
+        self._settle(outcome[0], what, begun)
+
+    def _for_objects(self) -> dist.ProcessGroup:
+        """The same ranks, on their CPUs, where objects are."""
+        if self._objects is None:
+            members, patience = dist.get_process_group_ranks(self.group), timedelta(seconds=self.timeout)
+            self._objects = dist.new_group(members, patience, backend="gloo", use_local_synchronization=True)
+        return self._objects
+
+    def _settle(self, error: BaseException | None, what: str, begun: float) -> None:
+        if isinstance(error, RuntimeError):
+            self._broken_off(what, begun, error)
+        if isinstance(error, CheckpointException):  # every rank has heard of it, and is in step
+            own = error.failures.get(self.rank)
+            if own is not None:
+                raise own[0] from None
+            who = "; ".join(f"rank {r}: {type(e).__name__}: {e}" for r, (e, _) in sorted(error.failures.items()))
+            msg = f"rank {self.rank} stopped, since {what} failed on {who}"
+            raise RankError(msg) from None
+        if error is not None:
+            raise error
+
+    def _broken_off(self, what: str, begun: float, error: RuntimeError) -> None:
+        # the transport keeps the same time, and may be the first to say that it is up
+        late = time.monotonic() - begun >= 0.95 * self.timeout
+        outcome = f"did not end within timeout={self.timeout:g} seconds" if late else "failed"
+        who = self._roll_call.news() or self._roll_call.absent() or f"{error}".partition("\n")[0]
+        self.fail(f"{what} {outcome}: {who}", error)
 
     def _wait(self, work: Any, what: str, begun: float) -> None:
         looked = begun
@@ -151,11 +210,18 @@ class Ranks:
             now = time.monotonic()
             if now - looked > _LOOK:
                 looked = now
-                if news := self._roll_call.news():
-                    self.fail(f"stopped waiting for {what}, since another rank failed: {news}")
-            if now - begun > self.timeout:
-                who = self._roll_call.absent() or "every rank answers, but they wait in different places"
-                self.fail(f"{what} did not end within timeout={self.timeout:g} seconds: {who}")
+                self._look(what, begun)
+
+    def _look(self, what: str, begun: float) -> None:
+        """Leave a wait that has no end."""
+        if news := self._roll_call.news():
+            self.fail(f"stopped waiting for {what}, since another rank failed: {news}")
+        if time.monotonic() - begun > self.timeout:
+            who = self._roll_call.absent() or "every rank answers, but they wait in different places"
+            self.fail(f"{what} did not end within timeout={self.timeout:g} seconds: {who}")
+        if self._roll_call.called():
+            who = self._roll_call.absent() or "every rank answers, but one of them has stopped waiting"
+            self.fail(f"{what} failed: {who}")
 
     def _completed(self, work: Any) -> bool:
         """Whether it is done, after a moment of waiting for it."""

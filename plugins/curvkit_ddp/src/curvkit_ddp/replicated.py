@@ -63,7 +63,7 @@ class ReplicatedSpace(VectorSpace):
 class _Memory:
     """What was compared already, and the values' digest of the pass that is open."""
 
-    layouts: set[str] = field(factory=set)
+    layouts: set[tuple[str, str, str]] = field(factory=set)
     digest: ValuesDigest = field(factory=ValuesDigest)
     value: int = 0
 
@@ -118,15 +118,10 @@ class ReplicatedBackend:
         if self.world.size == 1:
             return VectorSpace(parameters.segments, dtype=parameters.dtype, device=parameters.device)
         device = torch.device(parameters.device)
-        if not self.ranks.reaches(device.type):
-            msg = (
-                f"the vectors are on {device} and the process group carries {transport_of(self.ranks.group)} only. "
-                "Move the model to a device that it reaches, or initialise the group with backend='gloo' for the CPU."
-            )
-            raise ValueError(msg)
         text = repr([(s.name, s.numel, s.start) for s in parameters.segments])
         layout = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-        if layout not in self._memory.layouts:
+        seen = (layout, str(parameters.dtype), device.type)
+        if seen not in self._memory.layouts:
             n = sum(s.numel for s in parameters.segments)
             self.compare(
                 {
@@ -136,7 +131,14 @@ class ReplicatedBackend:
                     "torch": torch.__version__,
                 }
             )
-            self._memory.layouts.add(layout)
+            self._memory.layouts.add(seen)
+        # after the comparison, in which a rank that is somewhere else than the others would be missed
+        if not self.ranks.reaches(device.type):
+            msg = (
+                f"the vectors are on {device} and the process group carries {transport_of(self.ranks.group)} only. "
+                "Move the model to a device that it reaches, or initialise the group with backend='gloo' for the CPU."
+            )
+            raise ValueError(msg)
         return ReplicatedSpace(parameters.segments, dtype=parameters.dtype, device=parameters.device, ranks=self.ranks)
 
     def reduce(self, sums: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

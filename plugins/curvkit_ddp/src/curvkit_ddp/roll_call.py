@@ -15,6 +15,7 @@ __all__ = ["RollCall"]
 
 _log = logging.getLogger("curvkit")
 _PATIENCE = 3.0  # seconds that the others have to answer, once one rank has given up waiting
+_SHORTER = 2.0  # on ranks but the first, which may be the store's host: they are done before it goes
 _PAUSE = 0.05
 
 
@@ -55,8 +56,9 @@ class RollCall:
     def absent(self) -> str:
         """Which ranks do not answer within some seconds, in words: those that were killed, or that hang elsewhere."""
         try:
+            self.store.set("curvkit/called", "1")
             self.store.set(f"curvkit/present/{self.rank}", "1")
-            missing = self._unanswered()
+            missing = self._unanswered(_SHORTER if self.rank else _PATIENCE)
         except RuntimeError as gone:
             return f"the rank or launcher that hosts the ranks' store has ended ({_first_line(gone)})"
         if not missing:
@@ -64,9 +66,16 @@ class RollCall:
         who = ", ".join(f"rank {r}" for r in missing)
         return f"{who} did not answer: killed, or busy elsewhere (its own output says more)"
 
-    def _unanswered(self) -> list[int]:
+    def called(self) -> bool:
+        """Whether another rank calls the roll: it has given up waiting, and will not come."""
+        try:
+            return bool(self.store.check(["curvkit/called"]))
+        except RuntimeError:
+            return True
+
+    def _unanswered(self, seconds: float) -> list[int]:
         missing = [r for r in range(self.size) if r != self.rank]
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + seconds
         while missing and time.monotonic() < end:
             missing = [r for r in missing if not self.store.check([f"curvkit/present/{r}"])]
             time.sleep(_PAUSE)

@@ -47,7 +47,7 @@ T = TypeVar("T")
 class _Memory:
     """What the backend has compared, and the model it is open for."""
 
-    layouts: set[str] = field(factory=set)
+    layouts: set[tuple[str, str, str]] = field(factory=set)
     depth: int = 0
     blocks: Blocks | None = None
 
@@ -112,12 +112,10 @@ class ShardedBackend:
     def space(self, parameters: Layout) -> ShardedSpace:
         """Vectors in this rank's parts; the ranks' names, dtypes and devices are compared once a layout."""
         device = torch.device(parameters.device)
-        if not self.shards.reaches(device.type):
-            msg = f"the shards are on {device}, which the process group does not reach. Initialise one that does."
-            raise ValueError(msg)
         text = repr([s.name for s in parameters.segments])
         layout = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-        if layout not in self._memory.layouts:
+        seen = (layout, str(parameters.dtype), device.type)
+        if seen not in self._memory.layouts:
             facts = {
                 "parameters": f"{len(parameters.segments)} (names {layout})",
                 "dtype": str(parameters.dtype).removeprefix("torch."),
@@ -125,13 +123,17 @@ class ShardedBackend:
                 "torch": torch.__version__,
             }
             self.compare(facts)
-            self._memory.layouts.add(layout)
+            self._memory.layouts.add(seen)
+        if not self.shards.reaches(device.type):
+            msg = f"the shards are on {device}, which the process group does not reach. Initialise one that does."
+            raise ValueError(msg)
         return ShardedSpace(
             parameters.segments,
             dtype=parameters.dtype,
             device=parameters.device,
             shards=self.shards,
             everyone=self.everyone,
+            stores=self.replicas is None or self.replicas.rank == 0,
         )
 
     def reduce(self, sums: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
 
+from curvkit_core.algorithms.row_parts import DamagedPartError, check_part
 from curvkit_core.backends import Segment, VectorSpace
+from curvkit_core.errors import RankError
 from curvkit_ddp.collectives import small_stack, small_sum
 from curvkit_ddp.ranks import Ranks
+from curvkit_ddp.row_storage import load_rows, save_rows, saved_places
 
 __all__ = ["ShardedSpace"]
 
@@ -28,6 +36,8 @@ class ShardedSpace(VectorSpace):
         Over which the vectors are cut.
     everyone : Ranks
         All ranks, which have to agree.
+    stores : bool
+        Whether this rank's part is written: that of the first of several replicas.
     """
 
     def __init__(
@@ -38,10 +48,12 @@ class ShardedSpace(VectorSpace):
         device: torch.device | str,
         shards: Ranks,
         everyone: Ranks,
+        stores: bool = True,
     ) -> None:
         super().__init__(segments, dtype=dtype, device=device)
         self.shards = shards
         self.everyone = everyone
+        self.stores = stores
         lying = torch.tensor([(s.start, s.numel) for s in self.segments], dtype=torch.int64).reshape(-1, 2)
         self._lying = small_stack(shards, lying)  # (size, segments, 2)
         self._numels = self._lying[:, :, 1].sum(0)
@@ -83,6 +95,59 @@ class ShardedSpace(VectorSpace):
         offsets = self._numels.cumsum(0) - self._numels
         places = zip(offsets.tolist(), self.segments, strict=True)
         return torch.cat([rows[..., o + s.start : o + s.start + s.numel] for o, s in places], dim=-1)
+
+    def write_rows(self, folder: Path, rows: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Any]]:
+        """Write this rank's part of rows, by torch.distributed.checkpoint; a few small messages, none of vectors."""
+        found: dict[str, Any] = {}
+        failed: Exception | None = None
+        if self.stores:
+            pieces = {k: v for name, own in rows.items() for k, v in self._pieces(name, own).items()}
+            try:
+                found = save_rows(self.shards, folder, pieces)
+            except Exception as error:  # noqa: BLE001 - raised when the other replicas have been told
+                failed = error
+        if self.everyone.largest(int(failed is not None)):
+            if failed is not None:
+                raise failed
+            msg = f"rank {self.everyone.rank} stopped, since another replica could not save its vectors"
+            raise RankError(msg)
+        return found
+
+    def read_rows(self, folder: Path, name: str, files: Mapping[str, Mapping[str, Any]]) -> Tensor:
+        """This rank's part of rows that any number of ranks has written; each rank checks its share of the files."""
+        seen = ""
+        try:
+            for number, (file, facts) in enumerate(files.items()):
+                if number % self.everyone.size == self.everyone.rank:
+                    check_part(folder / file, name, facts)
+            places = saved_places(folder, name, files)
+        except DamagedPartError as error:
+            seen = str(error)
+        if damages := [text for text in self.everyone.texts(seen) if text]:
+            raise DamagedPartError(damages[0])
+        whole = next(iter(places.state_dict_metadata.values()), None)
+        if not isinstance(whole, TensorStorageMetadata):
+            msg = f"{folder.name} has no rows {name!r}"
+            raise DamagedPartError(msg)
+        rows = torch.empty((*whole.size[:-2], self.n_local), dtype=whole.properties.dtype)
+        load_rows(self.shards, folder, places, self._pieces(name, rows))
+        return rows
+
+    def _pieces(self, name: str, rows: Tensor) -> dict[str, DTensor]:
+        """Views of each parameter's part of rows (..., n_local) on the CPU, as torch says where they belong."""
+        mesh = DeviceMesh.from_group(self.shards.group, "cpu")
+        found, offset = {}, 0
+        for segment, numel in zip(self.segments, self._numels.tolist(), strict=True):
+            if segment.numel:  # a rank without entries has no piece
+                part = rows[..., offset : offset + segment.numel].unflatten(-1, (-1, segment.row))
+                shape = torch.Size((*rows.shape[:-1], numel // segment.row, segment.row))
+                stride = torch.empty(shape, device="meta").stride()
+                cut = [Shard(rows.ndim - 1)]
+                found[f"{name}/{segment.name}"] = DTensor.from_local(
+                    part, mesh, cut, run_check=False, shape=shape, stride=stride
+                )
+            offset += segment.numel
+        return found
 
     def _gathered(self, row: Tensor) -> Tensor:
         ranks = self.shards

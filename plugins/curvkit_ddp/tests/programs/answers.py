@@ -12,7 +12,21 @@ from recorded import Recorded, message_of
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from curvkit_core import HessianOperator, JacobianOperator, MSELoss, Problem, eigsh, solve, spectral_density, trace
+from curvkit_core import (
+    CurvatureTracker,
+    HessianOperator,
+    JacobianOperator,
+    MSELoss,
+    Problem,
+    eigsh,
+    solve,
+    spectral_density,
+    sweep,
+    trace,
+)
+from curvkit_core.algorithms import checkpoint
+from curvkit_core.backends import Segment
+from curvkit_core.landscape import loss_plane, loss_slice
 from curvkit_ddp import ReplicatedBackend, ShardedBackend, shard
 
 CALLS = ("all_reduce", "all_gather", "broadcast", "reduce_scatter", "all_to_all_single", "all_gather_into_tensor")
@@ -32,10 +46,15 @@ def rank(folder: Path, *variants: str) -> None:
     wrapped(found, replicated)
     algorithms(found, "replicated", replicated)
     algorithms(found, "sharded", sharded)
+    around_the_operator(found, "replicated", replicated)
+    around_the_operator(found, "sharded", sharded)
     counted(found, replicated)
     traffic(found, sharded)
     refused(found, replicated)
+    kept_apart(found, replicated, folder)
     refused_on_shards(found, sharded)
+    devices(found, "replicated", replicated)
+    devices(found, "sharded", sharded)
     if size == 4:
         hybrid(found)
     found.save(folder, me)
@@ -110,6 +129,22 @@ def algorithms(found: Recorded, kind: str, backend: ReplicatedBackend | ShardedB
     Q, R = problem.space.orthonormalize(rows)
     found.tensors[f"{kind}/QQ"] = problem.space.gram(Q, Q)
     found.facts[f"{kind}/QR"] = float((R.T.to(rows) @ Q - rows).norm())
+
+
+def around_the_operator(found: Recorded, kind: str, backend: ReplicatedBackend | ShardedBackend) -> None:
+    """Losses, gradients and blocks: what is computed beside whole products. `slice` moves along a fixed vector."""
+    problem = problem_for("tied-mlp", "uneven", backend, blocks=("last",))
+    cut = loss_slice(problem, problem.space.random("gaussian", 4, 0, 1), radius=0.1, points=5)
+    for name in ("losses", "parabola", "curvatures"):
+        found.tensors[f"{kind}/slice/{name}"] = getattr(cut, name)
+    plane = loss_plane(problem, *problem.space.random("gaussian", 4, 0, 2), radii=(0.1, 0.2), points=3)
+    found.tensors[f"{kind}/plane"] = plane.losses
+    row = CurvatureTracker(problem, tol=1e-3, max_matvecs=12, seed=0).measure(0)
+    found.facts[f"{kind}/tracked"] = [row.loss, row.gradient_norm, row.eigenvalues[0], row.overlap]
+    blocks = sweep(HessianOperator(problem), by=("first.*", "[ml]*"), k=1, num_probes=2, steps=3, seed=0)
+    found.tensors[f"{kind}/sweep/norms"] = blocks.frobenius_norms
+    rows = [[r.n, r.trace, r.eigenvalues[0] if r.eigenvalues else 0.0] for r in blocks.rows]
+    found.tensors[f"{kind}/sweep/rows"] = torch.tensor(rows, dtype=torch.float64)
 
 
 def counted(found: Recorded, backend: ReplicatedBackend) -> None:
@@ -196,6 +231,44 @@ def refused(found: Recorded, backend: ReplicatedBackend) -> None:
     found.facts["no data"] = message_of(lambda: HessianOperator(problem).apply(V))
     found.facts["compared"] = message_of(lambda: backend.compare({"plugins": "a" if me else "b"}))
     found.facts["shared"] = backend.share(f"text of rank {me}")
+    if me == 1:
+        problem.batches = [(torch.zeros(2, 3).double(), torch.zeros(2, dtype=torch.int64))]
+    along = problem.space.random("gaussian", 4, 0, 1)
+    found.facts["one rank raises in a slice"] = message_of(lambda: loss_slice(problem, along, radius=0.1))
+
+
+def kept_apart(found: Recorded, backend: ReplicatedBackend, folder: Path) -> None:
+    """Checkpoints in a folder that rank 0 alone sees, and on a disk of rank 0's that is full."""
+    H = HessianOperator(problem_for("tied-mlp", "uneven", backend))
+    rank_0s, own = folder / "checkpoint-of-0", folder / f"checkpoint-of-{backend.world.rank}"
+    write_text = checkpoint.write_text
+
+    def full(*_: object) -> None:
+        msg = "No space left on device"
+        raise OSError(28, msg)
+
+    for name, place in {"first": rank_0s, "apart": own, "full": folder / "full", "together": rank_0s}.items():
+        checkpoint.write_text = full if name == "full" else write_text
+        found.facts[f"checkpoint/{name}"] = message_of(
+            lambda at=place: eigsh(H, k=1, ncv=4, tol=1e-12, seed=0, max_rows=1, max_matvecs=3, checkpoint=at)
+        )
+
+
+class Laid:
+    """A parameter of four elements that is said to be somewhere."""
+
+    def __init__(self, device: str) -> None:
+        self.segments = (Segment(name="w", numel=4),)
+        self.dtype, self.device = torch.float32, torch.device(device)
+
+
+def devices(found: Recorded, kind: str, backend: ReplicatedBackend | ShardedBackend) -> None:
+    """Rank 1's model is on another device; then every rank's is where gloo does not reach."""
+    me = backend.world.rank
+    for other in ("meta", "cuda:0"):
+        found.facts[f"{kind}/{other}"] = message_of(lambda at=other: backend.space(Laid(at if me == 1 else "cpu")))
+    found.facts[f"{kind}/nowhere"] = message_of(lambda: backend.space(Laid("meta")))
+    found.facts[f"{kind}/somewhere"] = message_of(lambda: backend.space(Laid("cpu")))
 
 
 def refused_on_shards(found: Recorded, backend: ShardedBackend) -> None:
