@@ -4,6 +4,7 @@ One thread makes sums repeat, and on networks this small it is no slower than tw
 cores busy, two threads that wait for each other were up to ten times slower.
 """
 
+import importlib.util
 import os
 import sys
 
@@ -18,13 +19,23 @@ settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+# `nox -s lightning` installs it and runs these; it is too large for the other sessions.
+collect_ignore = [] if importlib.util.find_spec("lightning") else ["with_lightning"]
+
+
+def _added_by_imports() -> set[str]:
+    """What setuptools adds when it is imported, and torch 2.6 with a part of torch.distributed: no test's doing."""
+    torchs = sys.modules.get("torch.distributed.nn.jit.instantiator")
+    added = {entry for entry in sys.path if entry.endswith("_vendor")}
+    return added | {str(getattr(torchs, "INSTANTIATED_TEMPLATE_DIR_PATH", ""))}
+
 
 @pytest.fixture(autouse=True)
 def same_import_path():
     """Hold that a test leaves `sys.path` as it was: one that does not would spoil every import after it."""
     path, before = sys.path, list(sys.path)
     yield
-    after = [entry for entry in sys.path if entry in before or not entry.endswith("_vendor")]  # setuptools adds its own
+    after = [entry for entry in sys.path if entry in before or entry not in _added_by_imports()]
     sys.path = path
     sys.path[:] = before
     # monkeypatch.setattr(sys, "path", ...) followed by monkeypatch.syspath_prepend undoes itself in the wrong order

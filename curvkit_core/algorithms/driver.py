@@ -76,6 +76,7 @@ def run(
     resume: bool = True,
     save_finished: bool = True,
     on_progress: Callable[[ProgressEvent], None] | None = None,
+    on_end: Callable[[str], None] | None = None,
 ) -> Any:
     """Drive `algorithm` on `op` until it is done or a budget is spent; give its result.
 
@@ -109,6 +110,9 @@ def run(
         result is kept by other means.
     on_progress : callable or None
         Called with a ProgressEvent after every multiplication.
+    on_end : callable or None
+        Called at the end with what interrupted the run: ``""``, ``"keyboard"``, ``"matvecs"`` or ``"seconds"``. It is
+        for whoever drives algorithms whose results have no ``info``.
 
     Returns
     -------
@@ -195,6 +199,8 @@ def run(
             if isinstance(algorithm, Finishes):
                 state = algorithm.finish(space, state)
             result = algorithm.result(space, state)
+            if on_end is not None:
+                on_end(interrupted)
     notes = saver.notes if saver is not None else ()
     return with_info(algorithm, op, result, num_matvecs=matvecs, seconds=seconds, interrupted=interrupted, notes=notes)
 

@@ -1,4 +1,4 @@
-"""``curvkit explain NAME``: a component's fields, types, defaults and docs, as TOML to paste."""
+"""``curvkit explain NAME``: the fields, types, defaults and docs of a component or a section, as TOML to paste."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ GENERIC = {
     "operator": "params = [...]  globs of parameter names; left out: all of the problem's",
     "algorithm": "on = [...]  operators of the file it runs on; left out: all",
 }
+SLICES = "core/loss-slice"  # what reports call the results of [landscape]
 WIDTH = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
-    parser.add_argument("name", metavar="NAME", help="a component, as list-plugins --components shows it: core/eigsh")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="a component, as list-plugins --components shows it: core/eigsh; or a run file's section: budget",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -29,6 +34,10 @@ def main(args: argparse.Namespace) -> int:
     from curvkit_core.host.registry import default_registry
 
     registry = default_registry()
+    section = None if registry.find(args.name) else _section(args.name.strip("[]"))
+    if section is not None:
+        print(section)
+        return 0
     blocks = [_explained(spec, registry) for spec in _found(args.name, registry)]
     print("\n\n".join(blocks))
     return 0
@@ -53,6 +62,22 @@ def _found(name: str, registry: Registry) -> tuple[ComponentSpec, ...]:
                 raise
     msg = f"component {name!r} is unknown{near or '.'} All of them: curvkit list-plugins --components"
     raise UnknownComponentError(msg)
+
+
+def _section(name: str) -> str | None:
+    """What a run file's own section takes; None where there is no such."""
+    from curvkit_core.config import component_toml, describe
+    from curvkit_core.runs.sections import Auto, Budget, CheckpointOptions, Landscape
+
+    classes = {"landscape": Landscape, "budget": Budget, "checkpoint": CheckpointOptions, "auto": Auto}
+    name = "landscape" if name == SLICES else name
+    if name not in classes:
+        return None
+    description = describe(classes[name])
+    lines = [f"[{name}]  section of a run file", "", *_wrapped(description.summary, "  ")]
+    lines += ["", "options", *_fields(description.fields)]
+    lines += ["", "to paste", "", component_toml(f"[{name}]", None, description.fields).rstrip()]
+    return "\n".join(lines)
 
 
 def _explained(spec: ComponentSpec, registry: Registry) -> str:

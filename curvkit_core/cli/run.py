@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from curvkit_core.host.registry import Registry
     from curvkit_core.runs.log import RunLog
     from curvkit_core.runs.outcome import Run
-    from curvkit_core.runs.preparation import Prepared
+    from curvkit_core.runs.preparation import Job, Prepared
     from curvkit_core.runs.run_state import RunState
 
 CANNOT_WRITE = 1
@@ -51,6 +52,17 @@ def add_set_argument(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Plan, prepare, execute, record and report; nothing is written before a product is about to be made."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _planned(args, collecting=collecting)
+    finally:
+        gc.unfreeze()
+        if collecting:
+            gc.enable()
+
+
+def _planned(args: argparse.Namespace, *, collecting: bool) -> int:
     from curvkit_core.host.registry import default_registry
     from curvkit_core.problem.remote_code import allow_remote_code
     from curvkit_core.runs.destination import FINISHED, Destination, folder_kind
@@ -64,6 +76,7 @@ def main(args: argparse.Namespace) -> int:
 
     data = read_run_file(args.file, args.settings)
     if follower_rank():
+        _set_imports_aside(collecting=collecting)
         return follow(
             data,
             default_registry(),
@@ -78,6 +91,7 @@ def main(args: argparse.Namespace) -> int:
     log = RunLog(progress_for(sys.stderr))
     seeds = read_started(destination.folder, data).seeds if destination.resume else None
     plan, backend = one_plan(make_plan(data, registry, source=args.file, seeds=seeds), registry)
+    _set_imports_aside(collecting=collecting)
     with allow_remote_code(args.trust_remote_code):
         prepared = prepare(plan, registry, backend=backend, stage=lambda what: log.say(f"building {what}"))
     for note in prepared.notes:
@@ -91,6 +105,17 @@ def main(args: argparse.Namespace) -> int:
     except OSError as error:  # a full disk, a folder that cannot be written
         log.say(f"error: {error}")
         return CANNOT_WRITE
+
+
+def _set_imports_aside(*, collecting: bool) -> None:
+    """Go on collecting garbage, but not among what was imported.
+
+    torch and the plugins are half a million objects: looking through them again and again, first as they are imported
+    and then during the run, takes a second.
+    """
+    gc.freeze()
+    if collecting:
+        gc.enable()
 
 
 def _carried_out(prepared: Prepared, state: RunState, registry: Registry, log: RunLog, *, plots: bool) -> int:
@@ -111,15 +136,16 @@ def _carried_out(prepared: Prepared, state: RunState, registry: Registry, log: R
         why = "interrupted" if run.interrupted else f"the budget of {run.stopped} was spent"
         log.say(f"{why} before there was any result; nothing was written")
         return INTERRUPTED if run.interrupted else BUDGET_SPENT
-    return _finish(run, state, registry, log, plots=plots)
+    return _finish(run, prepared.jobs, state, registry, log, plots=plots)
 
 
-def _finish(run: Run, state: RunState, registry: Registry, log: RunLog, *, plots: bool) -> int:
+def _finish(run: Run, jobs: Sequence[Job], state: RunState, registry: Registry, log: RunLog, *, plots: bool) -> int:
     """Write the folder, tell the observers, print the report: the numbers may have cost hours, so it comes always."""
     from curvkit_core.runs.destination import Destination
     from curvkit_core.runs.figures import draw_figures
     from curvkit_core.runs.record import write_run
     from curvkit_core.runs.report import report_sections
+    from curvkit_core.runs.rescue import rescued
     from curvkit_core.runs.table import print_sections
 
     def figures(folder: Path) -> tuple[str, ...]:
@@ -133,6 +159,9 @@ def _finish(run: Run, state: RunState, registry: Registry, log: RunLog, *, plots
     except (OSError, TypeError, ValueError) as error:  # a full disk, a plugin's result of things that have no file
         print_sections(report_sections(run), sys.stdout)
         log.say(f"error: the run's files could not be written: {error}")
+        place = rescued(run, jobs, state, log.lines) if isinstance(error, OSError) else None
+        if place is not None:
+            log.say(f"the run's files are in {place} instead: move them to a place that lasts")
         return CANNOT_WRITE
     registry.observers.call_run_finished(run)
     print_sections(report_sections(run), sys.stdout)

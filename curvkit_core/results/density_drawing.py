@@ -63,10 +63,15 @@ def draw_linear(
     if sigma is None:
         sigma = _default_width(nodes, weights, spreads, outliers)
     margin = _MARGIN * sigma
+    apart = outliers
+    if nodes.numel():
+        outside = (outliers < low - margin) | (outliers > high + margin)
+        apart, near = outliers[outside], outliers[~outside]
+        if len(near):  # the bulk's grid holds them whole: cut off, one would reach over to the next piece
+            low, high = min(low, float(near.min())), max(high, float(near.max()))
     grid = torch.linspace(low - margin, high + margin, grid_size, dtype=torch.float64)
     if not nodes.numel():
         grid = grid[:0]
-    apart = outliers[(outliers < low - margin) | (outliers > high + margin)] if nodes.numel() else outliers
     if len(apart):
         # between the pieces the density is zero, and the trapezoid rule must see that: the last point is at 1e-18
         far = _FAR * sigma

@@ -1,14 +1,37 @@
-"""Eigenpairs, and how well each is known."""
+"""Eigenpairs, how well each is known, and how they settled."""
 
 from __future__ import annotations
 
-from attrs import frozen
+import torch
+from attrs import cmp_using, field, frozen
 from torch import Tensor
 
 from curvkit_core.results.info import ResultInfo
 from curvkit_core.results.notebook import ShowsItself
 
-__all__ = ["EigenResult"]
+__all__ = ["EigenHistory", "EigenResult"]
+
+_same = cmp_using(eq=torch.equal)
+
+
+@frozen(kw_only=True)
+class EigenHistory:
+    """How eigenpairs settled: what was known of them after some of the products.
+
+    Parameters
+    ----------
+    num_matvecs : Tensor, shape (r,), int64 on the CPU
+        Products at each of r looks, ascending; the last look is the result itself.
+    eigenvalues : Tensor, shape (r, k), float64 on the CPU
+        The k most wanted Ritz values at each, in the result's order. A column is a place in that order: the pair that
+        stands there may change from look to look.
+    residuals : Tensor, shape (r, k), float64 on the CPU
+        Bounds on their residuals, as far as they could be told then: what products and storage add is measured once.
+    """
+
+    num_matvecs: Tensor = field(eq=_same)
+    eigenvalues: Tensor = field(eq=_same)
+    residuals: Tensor = field(eq=_same)
 
 
 @frozen(kw_only=True, eq=False)
@@ -39,6 +62,8 @@ class EigenResult(ShowsItself):
     stderr : Tensor, shape (k,), or None
         One standard error of each eigenvalue over the batches of a stochastic operator; None where the operator is one
         matrix.
+    history : EigenHistory or None
+        How the pairs settled; None where an algorithm does not keep it, or there was nothing to look at yet.
     error_covers : str
         In words, what ``residuals`` covers.
     info : ResultInfo or None
@@ -54,6 +79,7 @@ class EigenResult(ShowsItself):
     which: str = "LA"
     status: str = ""
     stderr: Tensor | None = None
+    history: EigenHistory | None = None
     error_covers: str = (
         "residual norm of each pair: rounding in the products and vectors is included, sampling of the data is not; "
         "a repeated eigenvalue may be given fewer times than it is there"

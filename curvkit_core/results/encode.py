@@ -103,6 +103,8 @@ def encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 def decode(value: Any, name: str, tensors: Mapping[str, Tensor], types: Mapping[str, type]) -> Any:
     """Return what :func:`encode` was given, lists as tuples and results of unknown class as `StoredResult`.
 
+    A field that an earlier version did not write is None, where None is its class's word for not known.
+
     Parameters
     ----------
     value : object
@@ -134,13 +136,20 @@ def decode(value: Any, name: str, tensors: Mapping[str, Tensor], types: Mapping[
     if TYPE not in value:
         return fields
     cls = types.get(str(value[TYPE]))
-    if cls is None or {f.name for f in attrs.fields(cls)} != set(fields):
+    if cls is None or not _fits(cls, fields):
         return StoredResult(str(value[TYPE]), fields)
     return _build(cls, fields, name)
 
 
+def _fits(cls: type, fields: Mapping[str, Any]) -> bool:
+    """Whether the class has these fields, and lacks none but those that None says are not known."""
+    known = attrs.fields(cls)
+    lacking = [f for f in known if f.name not in fields]
+    return set(fields) <= {f.name for f in known} and all(f.default is None and f.init for f in lacking)
+
+
 def _build(cls: type, fields: dict[str, Any], name: str) -> Any:
-    given = {f.alias: fields[f.name] for f in attrs.fields(cls) if f.init}
+    given = {f.alias: fields[f.name] for f in attrs.fields(cls) if f.init and f.name in fields}
     try:
         return cls(**given)
     except Exception as error:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from attrs import frozen
 from torch import Tensor
 
 from curvkit_core.results.notebook import ShowsItself
+from curvkit_core.results.tables import data_frame
 
 __all__ = ["PlaneResult", "SliceResult"]
 
@@ -61,3 +65,9 @@ class PlaneResult(ShowsItself):
     first_steps: Tensor
     second_steps: Tensor
     losses: Tensor
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame``, a row a point of the plane."""
+        first, second = torch.meshgrid(self.first_steps, self.second_steps, indexing="ij")
+        points = zip(*(t.flatten().tolist() for t in (first, second, self.losses)), strict=True)
+        return data_frame([{"first_step": s, "second_step": t, "loss": loss} for s, t, loss in points])

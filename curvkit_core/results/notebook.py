@@ -16,7 +16,7 @@ __all__ = ["ShowsItself", "to_numpy", "to_pandas"]
 
 SHOWN = 8  # numbers of a vector
 LEFT = 'style="text-align:left"'
-_LEFT_OUT = ("info", "error_covers")
+_LEFT_OUT = ("info", "error_covers", "history")
 
 
 class ShowsItself:
@@ -35,7 +35,7 @@ class ShowsItself:
         return to_numpy(self)
 
     def to_pandas(self) -> Any:
-        """Return a ``pandas.DataFrame``: a row an entry of the fields that have one an entry, or one row of numbers."""
+        """Return a ``pandas.DataFrame``: one row of numbers for an estimate, else a row an eigenvalue, point, group."""
         return to_pandas(self)
 
 
@@ -79,8 +79,9 @@ def to_pandas(result: Any) -> Any:
     Returns
     -------
     pandas.DataFrame
-        A sweep's rows as rows. Else the vectors of the commonest length as columns (eigenvalues, residuals, converged;
-        grid, density, stderr); of a result without vectors, its numbers in one row.
+        A sweep's rows as rows. Of an estimate its numbers in one row, so that frames of several runs can be put below
+        one another; its samples are a field. Else the vectors that are as long as the first as columns (eigenvalues,
+        residuals, converged; grid, density, stderr); of a result without vectors, its numbers in one row.
 
     Raises
     ------
@@ -91,12 +92,13 @@ def to_pandas(result: Any) -> Any:
     rows = values.get("rows")
     if isinstance(rows, list):
         return data_frame(rows)
-    vectors = {name: v for name, v in values.items() if getattr(v, "ndim", 0) == 1 and len(v)}
+    vectors = {name: v for name, v in values.items() if getattr(v, "ndim", 0) == 1}
     first = next(iter(vectors.values()), None)
-    if first is None:
+    if first is None or isinstance(values.get("estimate"), float):
         return data_frame([{name: v for name, v in values.items() if isinstance(v, (bool, int, float, str))}])
     columns = {name: v for name, v in vectors.items() if len(v) == len(first)}
-    return data_frame([{name: v[i] for name, v in columns.items()} for i in range(len(first))])
+    rows = [{name: v[i] for name, v in columns.items()} for i in range(len(first))]
+    return data_frame(rows, columns=list(columns))
 
 
 def _numpy(value: Any) -> Any:
@@ -116,6 +118,8 @@ def _words(value: Any) -> str:
     if isinstance(value, Tensor):
         if value.ndim == 0:
             return _words(value.item())
+        if not value.numel():
+            return "empty"
         if value.ndim == 1 and value.numel() <= 4096:
             more = f", ... ({len(value)})" if len(value) > SHOWN else ""
             return ", ".join(_words(item) for item in value[:SHOWN].tolist()) + more

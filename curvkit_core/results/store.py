@@ -121,7 +121,9 @@ def json_text(data: Any) -> str:
 
 
 def read_stored(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return ``result.json`` of a folder and the tensors beside it.
+    """Return ``result.json`` of a folder and the tensors beside it, aligned as torch aligns its own.
+
+    The bytes of a file are not: sums over them may round otherwise, and a run that goes on would not be the same.
 
     Raises
     ------
@@ -130,8 +132,7 @@ def read_stored(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     ValueError
         If either is damaged or the schema is not ours.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     folder = Path(folder)
     json_path, tensor_path = folder / JSON_NAME, folder / TENSORS_NAME
@@ -149,7 +150,8 @@ def read_stored(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         msg = f"{json_path} has schema {schema!r}: expected {SCHEMA}. A later curvkit may have written it."
         raise ValueError(msg)
     try:
-        return document, load_file(tensor_path)
+        with safe_open(tensor_path, framework="pt") as stored:
+            return document, {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
     except SafetensorError as error:
         msg = f"{tensor_path} is damaged: {error}"
         raise ValueError(msg) from error

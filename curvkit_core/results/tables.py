@@ -8,8 +8,8 @@ from typing import Any
 __all__ = ["data_frame"]
 
 
-def data_frame(rows: Sequence[dict[str, Any]]) -> Any:
-    """Return rows as a ``pandas.DataFrame``.
+def data_frame(rows: Sequence[dict[str, Any]], *, columns: Sequence[str] | None = None) -> Any:
+    """Return rows as a ``pandas.DataFrame``; with `columns`, it has these also where there is no row.
 
     Raises
     ------
@@ -23,4 +23,4 @@ def data_frame(rows: Sequence[dict[str, Any]]) -> Any:
             raise
         msg = "pandas is not installed, so there is no data frame. mend: pip install pandas"
         raise ImportError(msg) from None
-    return pandas.DataFrame(list(rows))
+    return pandas.DataFrame(list(rows), columns=None if columns is None else list(columns))

@@ -2,7 +2,7 @@
 
 from curvkit_core.results.conditioning import ConditionResult
 from curvkit_core.results.density import DensityResult
-from curvkit_core.results.eigen import EigenResult
+from curvkit_core.results.eigen import EigenHistory, EigenResult
 from curvkit_core.results.estimates import DiagonalResult, NormResult, TraceResult
 from curvkit_core.results.functions import FunctionResult, KrylovProjection, KrylovResult
 from curvkit_core.results.info import ResultInfo
@@ -18,6 +18,7 @@ __all__ = [
     "ConditionResult",
     "DensityResult",
     "DiagonalResult",
+    "EigenHistory",
     "EigenResult",
     "FunctionResult",
     "KrylovProjection",

@@ -7,14 +7,16 @@ P of k vectors have the overlap :math:`\|Q P^\top\|_F^2/k`: 1 where they are the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from curvkit_core.runs.outcome import Run, RunResult
+from curvkit_core.runs.quantities import Quantity, quantities
 from curvkit_core.runs.report.axis import Axis, axis_over
 from curvkit_core.runs.report.chart import Mark, chart
+from curvkit_core.runs.report.names import distinctions
 from curvkit_core.runs.report.numbers import number, with_error
 from curvkit_core.runs.report.page import page, tables
 from curvkit_core.runs.table import Section
@@ -22,6 +24,7 @@ from curvkit_core.runs.table import Section
 __all__ = ["compare_runs", "comparison_html", "eigenspace_overlap"]
 
 COLOURS = ("a", "b", "c")
+EIGENVALUES = 5  # of a result that are compared
 
 
 def eigenspace_overlap(first: Any, second: Any) -> float | None:
@@ -59,15 +62,17 @@ def compare_runs(runs: Sequence[Run]) -> list[Section]:
     -------
     list of Section
         The runs; numbers with errors, and their differences from the base; overlaps of eigenspaces. Results are matched
-        by algorithm and operator, in their order.
+        by algorithm and operator, in their order; those left over by what they are and the operator: the eigenvalues of
+        one algorithm with those of another.
     """
     names = _names(runs)
     sections = [Section(title="runs", notes=tuple(_run_line(n, r) for n, r in zip(names, runs, strict=True)))]
     numbers, overlaps = [], []
-    for key in _common(runs):
-        found = [_keyed(run)[key] for run in runs]
-        numbers += _number_rows(key, found, names)
-        overlaps += _overlap_rows(key, found, names)
+    marks = {id(r): mark for r, mark in zip(runs[0].results, distinctions(runs[0].results), strict=True)}
+    for found in _matched(runs):
+        subject = f"{_subject(found)}{marks[id(found[0])]}"
+        numbers += _number_rows(subject, found, names)
+        overlaps += _overlap_rows(subject, found, names)
     if numbers:
         sections.append(
             Section(
@@ -90,7 +95,9 @@ def compare_runs(runs: Sequence[Run]) -> list[Section]:
             )
         )
     if len(sections) == 1:
-        sections.append(Section(title="nothing to compare", notes=("No algorithm ran on the same operator in all.",)))
+        sections.append(
+            Section(title="nothing to compare", notes=("Nothing of one kind was computed on one operator in all.",))
+        )
     return sections
 
 
@@ -98,9 +105,10 @@ def comparison_html(runs: Sequence[Run], sections: Sequence[Section]) -> str:
     """Return a page: the tables, and the densities of all runs in one chart an operator."""
     names = _names(runs)
     charts = []
-    for key in _common(runs):
-        found = [_keyed(run)[key].result for run in runs]
-        charts += [_overlaid(key[1], found, names, scale) for scale in ("linear", "log") if _are_densities(found)]
+    for matched in _matched(runs):
+        found = [r.result for r in matched]
+        label = matched[0].label
+        charts += [_overlaid(label, found, names, scale) for scale in ("linear", "log") if _are_densities(found)]
     parts = [("numbers", "Side by side", tables(sections))]
     if charts:
         parts.append(("densities", "Spectral densities", f'<div class="figures">{"".join(charts)}</div>'))
@@ -108,17 +116,47 @@ def comparison_html(runs: Sequence[Run], sections: Sequence[Section]) -> str:
     return page("Curvature compared", lead, parts)
 
 
-def _keyed(run: Run) -> dict[tuple[str, str, int], RunResult]:
-    keyed: dict[tuple[str, str, int], RunResult] = {}
-    for r in run.results:
-        count = sum(key[:2] == (r.algorithm, r.label) for key in keyed)
-        keyed[r.algorithm, r.label, count] = r
+def _matched(runs: Sequence[Run]) -> list[list[RunResult]]:
+    """One result of each run, for all that the runs have in common, in the base's order."""
+    left = [list(run.results) for run in runs]
+    found = []
+    for key_of in (_by_algorithm, _by_kind):
+        keyed = [_keyed(results, key_of) for results in left]
+        rows = [[each[key] for each in keyed] for key in keyed[0] if all(key in other for other in keyed[1:])]
+        found += rows
+        left = [[r for r in results if not any(r is row[i] for row in rows)] for i, results in enumerate(left)]
+    places = {id(r): i for i, r in enumerate(runs[0].results)}
+    return sorted(found, key=lambda row: places[id(row[0])])
+
+
+def _by_algorithm(r: RunResult) -> tuple[str, ...]:
+    return (r.algorithm, r.label, _end(r))
+
+
+def _by_kind(r: RunResult) -> tuple[str, ...]:
+    return (type(r.result).__name__, r.label, _end(r))
+
+
+def _end(r: RunResult) -> str:
+    """Of eigenvalues, which: the largest are not compared with the smallest."""
+    return str(getattr(r.result, "which", ""))
+
+
+def _keyed(
+    results: Sequence[RunResult], key_of: Callable[[RunResult], tuple[str, ...]]
+) -> dict[tuple[tuple[str, ...], int], RunResult]:
+    """By key; results of one key are numbered."""
+    keyed: dict[tuple[tuple[str, ...], int], RunResult] = {}
+    for r in results:
+        key = key_of(r)
+        keyed[key, sum(other == key for other, _ in keyed)] = r
     return keyed
 
 
-def _common(runs: Sequence[Run]) -> list[tuple[str, str, int]]:
-    others = [_keyed(run) for run in runs[1:]]
-    return [key for key in _keyed(runs[0]) if all(key in other for other in others)]
+def _subject(found: Sequence[RunResult]) -> str:
+    """``eigsh on core/ggn``; ``eigsh, lobpcg on core/ggn``."""
+    algorithms = dict.fromkeys(r.algorithm.removeprefix("core/") for r in found)
+    return f"{', '.join(algorithms)} on {found[0].label}"
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -133,30 +171,13 @@ def _run_line(name: str, run: Run) -> str:
     return f"{name}: {run.plan.get('problem', {}).get('kind', '?')}{size}. {facts.get('description', '')}".strip()
 
 
-def _figures_of(result: Any) -> list[tuple[str, float, float]]:
-    """What of a result is compared: name, value, error."""
-    from curvkit_core.results.types import EigenResult, SweepResult
-
-    if isinstance(result, EigenResult):
-        pairs = zip(result.eigenvalues.tolist(), result.residuals.tolist(), strict=True)
-        return [(f"eigenvalue {i + 1}", value, residual) for i, (value, residual) in enumerate(pairs)][:5]
-    if isinstance(result, SweepResult):
-        rows = [(f"trace of {row.group}", row.trace, row.trace_stderr) for row in result.rows]
-        return [*rows, ("coupling", result.coupling, result.coupling_stderr)]
-    value, error = getattr(result, "estimate", None), getattr(result, "stderr", None)
-    if isinstance(value, float) and isinstance(error, float):
-        return [("estimate", value, error)]
-    return []
-
-
-def _number_rows(key: tuple[str, str, int], found: Sequence[RunResult], names: Sequence[str]) -> list[tuple[str, ...]]:
-    tables_ = [{name: (value, error) for name, value, error in _figures_of(r.result)} for r in found]
+def _number_rows(subject: str, found: Sequence[RunResult], names: Sequence[str]) -> list[tuple[str, ...]]:
+    tables_ = [{name: (value, error) for name, value, error in _compared(r.result)} for r in found]
     rows: list[tuple[str, ...]] = []
     for name, (base, base_error) in tables_[0].items():
         if not all(name in table for table in tables_):
             continue
-        first = f"{key[0].removeprefix('core/')} on {key[1]}: {name}"
-        rows.append((first, names[0], *with_error(base, base_error), "", "", ""))
+        rows.append((f"{subject}: {name}", names[0], *with_error(base, base_error), "", "", ""))
         for other, table in zip(names[1:], tables_[1:], strict=True):
             value, error = table[name]
             spread = math.hypot(error, base_error)
@@ -165,7 +186,15 @@ def _number_rows(key: tuple[str, str, int], found: Sequence[RunResult], names: S
     return rows
 
 
-def _overlap_rows(key: tuple[str, str, int], found: Sequence[RunResult], names: Sequence[str]) -> list[tuple[str, ...]]:
+def _compared(result: Any) -> list[Quantity]:
+    """All numbers of a result, of eigenvalues the first."""
+    from curvkit_core.results.types import EigenResult
+
+    found = quantities(result)
+    return found[:EIGENVALUES] if isinstance(result, EigenResult) else found
+
+
+def _overlap_rows(subject: str, found: Sequence[RunResult], names: Sequence[str]) -> list[tuple[str, ...]]:
     from curvkit_core.results.types import EigenResult
 
     rows: list[tuple[str, ...]] = []
@@ -178,7 +207,7 @@ def _overlap_rows(key: tuple[str, str, int], found: Sequence[RunResult], names: 
         overlap = eigenspace_overlap(base, other.result)
         k, n = min(len(base.eigenvalues), len(other.result.eigenvalues)), base.eigenvectors.shape[1]
         shown = "other parameters" if overlap is None else f"{overlap:.3f}"
-        rows.append((f"{key[0].removeprefix('core/')} on {key[1]}", name, str(k), shown, number(k / n, 2)))
+        rows.append((subject, name, str(k), shown, number(k / n, 2)))
     return rows
 
 

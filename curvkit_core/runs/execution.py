@@ -72,13 +72,12 @@ def execute(
             stopped = allowed.spent
             if stopped:
                 break
-            _run_job(job, number, prepared, progress, results, state=state, allowed=allowed)
-            stopped = _stopped(results[-1].result)
+            stopped = _run_job(job, number, prepared, progress, results, state=state, allowed=allowed)
             if stopped:
                 break
             if state is not None:
                 _keep(state, job, results[-1], progress)
-        if not stopped and prepared.problem.backend.world.size == 1:
+        if not stopped:
             results += slices_of_run(prepared, results, progress)
         lead(prepared, end=True)
     except KeyboardInterrupt:
@@ -117,14 +116,14 @@ def _run_job(
     *,
     state: RunState | None,
     allowed: _Allowance,
-) -> None:
-    """Run one job; its result is safe in `results` before anything else is done, should Ctrl-C come then."""
+) -> str:
+    """Run one job and say what stopped it; its result is safe in `results` before anything else, should Ctrl-C come."""
     from safetensors import SafetensorError
 
     from curvkit_core.algorithms import run as drive
 
     start = time.perf_counter()
-    made = False
+    made, stopped = False, ""
     options = prepared.plan.checkpoint
     lead(prepared, job=number - 1)
     folder = state.driver_folder(job) if state is not None else None
@@ -146,11 +145,16 @@ def _run_job(
                 state.note_facts(job, _facts(job.op))
             show(event)
 
+        def on_end(interrupted: str) -> None:
+            nonlocal stopped
+            stopped = PRODUCTS if interrupted == "matvecs" else interrupted
+
         try:
             result = drive(
                 job.algorithm.component.config,
                 job.op,
                 on_progress=on_progress,
+                on_end=on_end,
                 **driving,
             )
             result = whole_result(result, job.op)
@@ -175,6 +179,7 @@ def _run_job(
                 seconds=seconds,
             )
         )
+    return stopped
 
 
 def _keep(state: RunState, job: Job, result: RunResult, progress: Progress) -> None:
@@ -204,11 +209,6 @@ def _named(result: Any, job: Job, facts: Mapping[str, Any]) -> Any:
     told = {"strategy": _SIZES.sub("", info.strategy), "units": info.units, "findings": info.findings, **facts}
     told["findings"] = tuple(dict.fromkeys((*told["findings"], *info.findings)))
     return attrs.evolve(result, info=attrs.evolve(info, **names, **told))
-
-
-def _stopped(result: Any) -> str:
-    by = getattr(getattr(result, "info", None), "interrupted", "")
-    return PRODUCTS if by == "matvecs" else str(by)
 
 
 def _products(result: Any) -> int:

@@ -1,9 +1,11 @@
-"""The figures of a run: a density an operator, with the eigenvalues found for it, and the eigenvalues themselves."""
+"""The figures of a run: a density an operator, with the eigenvalues found for it, the eigenvalues, how they settled."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,42 +33,45 @@ def draw_figures(run: Run, folder: Path, say: Callable[[str], None]) -> tuple[st
         The files.
     """
     from curvkit_core.plots import MissingPlotExtraError, figure_bytes
-    from curvkit_core.results.types import DensityResult, EigenResult, SliceResult, SweepResult
 
     drawn: list[str] = []
     for r in run.results:
         title = f"{r.label}    {run.problem.get('model', '')}, n = {run.problem.get('n', '?'):,}".rstrip(" ,")
-        if not isinstance(r.result, (DensityResult, EigenResult, SliceResult, SweepResult)):
-            continue
-        name = _file_name(r, run.results)
-        try:
-            figure = _figure(r, run.results, title)
-            for suffix in ("png", "svg"):
-                (folder / f"{name}.{suffix}").write_bytes(figure_bytes(figure, suffix))
-                drawn.append(f"{name}.{suffix}")
-        except MissingPlotExtraError as error:
-            say(str(error))
-            return tuple(drawn)
-        except Exception as error:  # noqa: BLE001 - a figure is not worth the numbers of a long run
-            say(f"{name}.png could not be drawn: {type(error).__name__}: {error}")
+        for part, draw in _figures(r, run.results):
+            name = _file_name(r, run.results) + part
+            try:
+                figure = draw(title=title)
+                for suffix in ("png", "svg"):
+                    (folder / f"{name}.{suffix}").write_bytes(figure_bytes(figure, suffix))
+                    drawn.append(f"{name}.{suffix}")
+            except MissingPlotExtraError as error:
+                say(str(error))
+                return tuple(drawn)
+            except Exception as error:  # noqa: BLE001 - a figure is not worth the numbers of a long run
+                say(f"{name}.png could not be drawn: {type(error).__name__}: {error}")
     return tuple(drawn)
 
 
-def _figure(r: RunResult, results: Sequence[RunResult], title: str) -> Any:
-    from curvkit_core.plots import density_figure, eigenvalue_figure, slice_figure, sweep_figure
-    from curvkit_core.results.types import DensityResult, SliceResult, SweepResult
+def _figures(r: RunResult, results: Sequence[RunResult]) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield what a result's figures add to their file's name, and what draws them."""
+    from curvkit_core.plots import convergence_figure, density_figure, eigenvalue_figure, slice_figure, sweep_figure
+    from curvkit_core.results.types import DensityResult, EigenResult, SliceResult, SweepResult, TraceResult
 
-    if isinstance(r.result, DensityResult):
+    result = r.result
+    if isinstance(result, DensityResult):
         # outliers that were taken out are marked already
-        eigen = None if len(r.result.outliers) else _eigenvalues_of(r.operator_index, results)
-        return density_figure(r.result, eigen=eigen, title=title)
-    if isinstance(r.result, SweepResult):
-        return sweep_figure(r.result, title=title)
-    return (
-        slice_figure(r.result, title=title)
-        if isinstance(r.result, SliceResult)
-        else eigenvalue_figure(r.result, title=title)
-    )
+        eigen = None if len(result.outliers) else _eigenvalues_of(r.operator_index, results)
+        yield "", partial(density_figure, result, eigen=eigen)
+    elif isinstance(result, SweepResult):
+        yield "", partial(sweep_figure, result)
+    elif isinstance(result, SliceResult):
+        yield "", partial(slice_figure, result)
+    elif isinstance(result, EigenResult):
+        yield "", partial(eigenvalue_figure, result)
+        if result.history is not None and len(result.history.num_matvecs) > 1:
+            yield "-convergence", partial(convergence_figure, result)
+    elif isinstance(result, TraceResult) and len(result.samples) > 2 and math.isfinite(result.estimate):
+        yield "-convergence", partial(convergence_figure, result)
 
 
 def _eigenvalues_of(operator_index: int, results: Sequence[RunResult]) -> Any:

@@ -68,6 +68,21 @@ class Run:
     results: tuple[RunResult, ...] = ()
     stopped: str = ""
 
+    def to_pandas(self) -> Any:
+        """Return the run's numbers as a ``pandas.DataFrame``, a row a number with its error.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        from curvkit_core.results.tables import data_frame
+        from curvkit_core.runs.quantities import quantities
+
+        columns = ("operator", "algorithm", "quantity", "value", "error", "seconds")
+        rows = [(r.label, r.algorithm, *number, r.seconds) for r in self.results for number in quantities(r.result)]
+        return data_frame([dict(zip(columns, row, strict=True)) for row in rows], columns=columns)
+
     @property
     def interrupted(self) -> bool:
         """Whether Ctrl-C ended it."""

@@ -212,18 +212,16 @@ class RunState:
         self.problem.history.findings[:] = _read_json(done / FACTS).get("findings", [])
         return result
 
-    def keep(self, job: Job, result: RunResult) -> None:
-        """Store the result of a finished job, and drop what its driver needed.
+    def can_take_up(self, job: Job) -> bool:
+        """Whether a resumption has a job's result, or a checkpoint of it."""
+        return any((self._of(job) / name).is_dir() for name in (DONE, DRIVER))
 
-        A result without a record of its own (``info``) does not say whether it is finished: its driver's checkpoint
-        stays, from which it comes again with no product.
-        """
+    def keep(self, job: Job, result: RunResult) -> None:
+        """Store the result of a finished job, and drop what its driver needed."""
         from curvkit_core.results.atomic import atomic_folder
         from curvkit_core.results.store import json_text, write_stored
         from curvkit_core.runs.record import results_document
 
-        if getattr(result.result, "info", None) is None:
-            return
         document, tensors = results_document([result])
         with atomic_folder(self._of(job) / DONE, replace=True) as temporary:
             write_stored(document, tensors, temporary)

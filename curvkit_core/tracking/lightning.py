@@ -71,7 +71,7 @@ class LightningCurvature(Callback):  # type: ignore[misc]  # lightning is not th
             return  # a batch whose gradient is only accumulated makes no step
         self._measured = step
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        row = self.tracker.measure(step, max(rates) if rates else None)
+        row = self.tracker.measure(step, rates or None)
         named = {"sharpness": row.sharpness, "stability": row.stability, "overlap": row.overlap, "trace": row.trace}
         values = {f"curvature/{name}": float(value) for name, value in named.items() if value is not None}
         values |= {f"curvature/eig_{i}": value for i, value in enumerate(row.eigenvalues)}

@@ -18,7 +18,7 @@ class TrackerRow:
     step : int
         The step.
     learning_rate : float or None
-        As it was given.
+        As it was given, the largest of several.
     loss : float
         The risk over the tracker's data.
     gradient_norm : float

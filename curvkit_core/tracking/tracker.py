@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from curvkit_core.algorithms import fresh_seed, lobpcg, trace
 from curvkit_core.landscape import loss_and_gradient
@@ -18,6 +19,8 @@ from curvkit_core.tracking.log_files import save_rows
 from curvkit_core.tracking.row import TrackerRow
 
 __all__ = ["CurvatureTracker"]
+
+LearningRate = float | Sequence[float] | Optimizer | None
 
 _KINDS: dict[str, Callable[[Problem], CurvatureOperator]] = {"hessian": HessianOperator, "ggn": GGNOperator}
 
@@ -114,26 +117,34 @@ class CurvatureTracker:
         #: Those of the last measurement, (k, n) unit rows; None before the first.
         self.eigenvectors: Tensor | None = None
 
-    def __call__(self, step: int, learning_rate: float | None = None) -> TrackerRow | None:
+    def __call__(self, step: int, learning_rate: LearningRate = None) -> TrackerRow | None:
         """Measure if `step` is a multiple of `every`; give the row, or None."""
         return self.measure(step, learning_rate) if step % self.every == 0 else None
 
-    def measure(self, step: int, learning_rate: float | None = None) -> TrackerRow:
-        """Measure now.
+    def measure(self, step: int, learning_rate: LearningRate = None) -> TrackerRow:
+        r"""Measure now.
 
         Parameters
         ----------
         step : int
             For the row.
-        learning_rate : float or None
-            Of the optimizer; with it a row has ``stability``, the learning rate times the sharpness.
+        learning_rate : float, sequence of float, torch.optim.Optimizer, or None
+            With it a row has ``stability``, the learning rate times the sharpness. Of several rates (an optimizer's
+            groups, a scheduler's ``get_last_lr()``) the largest is taken: with a rate of its own for each parameter,
+            :math:`\lambda_{\max}(D^{1/2} A D^{1/2}) \le \max_i D_{ii}\,\lambda_{\max}(A)`.
 
         Returns
         -------
         TrackerRow
             Appended to ``rows``, and given to `on_row`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `learning_rate` is nothing of the kind.
         """
         start = time.perf_counter()
+        rate = _largest_rate(learning_rate)
         here = loss_and_gradient(self.problem)
         eigen = lobpcg(
             self.op, k=self.k, tol=self.tol, max_matvecs=self.max_matvecs, seed=self.seed, start=self.eigenvectors
@@ -149,7 +160,7 @@ class CurvatureTracker:
         inside = float(space.gram(self.eigenvectors, gradient).square().sum())
         row = TrackerRow(
             step=step,
-            learning_rate=None if learning_rate is None else float(learning_rate),
+            learning_rate=rate,
             loss=here.loss,
             gradient_norm=math.sqrt(square),
             eigenvalues=tuple(eigen.eigenvalues.tolist()),
@@ -195,6 +206,17 @@ class CurvatureTracker:
         self.eigenvectors = None if vectors is None else vectors.to(self.op.space.device, self.op.space.dtype)
         self.seed = state["seed"]
         self.rows = [_row(item) for item in state["rows"]]
+
+
+def _largest_rate(given: LearningRate) -> float | None:
+    if given is None:
+        return None
+    rates = [group["lr"] for group in given.param_groups] if isinstance(given, Optimizer) else given
+    try:
+        return max(map(float, rates)) if isinstance(rates, Sequence) else float(rates)
+    except (TypeError, ValueError) as error:
+        msg = f"learning_rate={given!r}: expected a number, several of them, an optimizer, or None."
+        raise type(error)(msg) from None
 
 
 def _operator(problem: Any, kind: str) -> CurvatureOperator:

@@ -112,6 +112,7 @@ document.getElementById("f").addEventListener("load", function () {
   seen.letters = Math.min(...[...d.querySelectorAll("p,td,th,li,pre,figcaption,.key")].map(
     e => parseFloat(w.getComputedStyle(e).fontSize)));
   seen.images = d.images.length;
+  seen.numbers = Math.max(...[...d.querySelectorAll("tbody tr")].map(r => r.cells[1].getBoundingClientRect().left));
   seen.rows = d.querySelectorAll("table tbody tr").length;
   const out = document.createElement("pre");
   out.id = "seen";
@@ -179,11 +180,11 @@ def test_report_is_whole_quiet_and_readable_on_a_phone(reports: dict[str, Path],
     assert seen["width"] <= WIDTH
     assert seen["scripts"] == seen["images"] == 0
     assert seen["loaded"] == []
-    for part in ("Eigenvalues of", "Residuals of", "Convergence of the trace", "Spectral density of", "logarithmic",
-                 "Largest eigenvalue of each group", "Trace of each group", "Frobenius norms of the blocks",
-                 "Loss along eigenvector 1", "Loss along eigenvector 2"):  # fmt: skip
+    for part in ("Eigenvalues of", "Residuals of", "over the products", "Convergence of the trace",
+                 "Spectral density of", "logarithmic", "Largest eigenvalue of each group", "Trace of each group",
+                 "Frobenius norms of the blocks", "Loss along eigenvector 1", "Loss along eigenvector 2"):  # fmt: skip
         assert sum(part in title for title in seen["figures"]) >= operators, part
-    assert len(seen["drawings"]) == 9 * operators
+    assert len(seen["drawings"]) == 11 * operators
     for width, height, drawn, letters in seen["drawings"]:
         assert 250 <= width <= WIDTH
         assert height >= 150
@@ -191,6 +192,7 @@ def test_report_is_whole_quiet_and_readable_on_a_phone(reports: dict[str, Path],
         assert letters >= SMALLEST
     assert seen["letters"] >= SMALLEST
     assert seen["rows"] >= 8
+    assert seen["numbers"] <= WIDTH - 100  # the names of groups leave room for numbers
 
 
 def test_names_are_shown_and_not_run(reports: dict[str, Path]) -> None:

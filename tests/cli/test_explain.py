@@ -92,3 +92,20 @@ def test_component_that_cannot_run_here_says_why(
     text = capsys.readouterr().out
     assert "available    no: no GPU" in text
     assert 'kind = "core/trace"' in text
+
+
+@pytest.mark.parametrize("name", ["landscape", "[budget]", "checkpoint", "auto", "core/loss-slice"])
+def test_sections_of_a_run_file_are_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every key with its type and doc; the block to paste is the section, with its defaults."""
+    from curvkit_core.runs.sections import Auto, Budget, CheckpointOptions, Landscape
+
+    assert main(["--no-plugins", "explain", name]) == 0
+    text = capsys.readouterr().out
+    section = "landscape" if name == "core/loss-slice" else name.strip("[]")
+    cls = {"landscape": Landscape, "budget": Budget, "checkpoint": CheckpointOptions, "auto": Auto}[section]
+    assert text.startswith(f"[{section}]  section of a run file\n")
+    for field in attrs.fields(cls):
+        assert f"\n  {field.name} : " in text
+    pasted = tomllib.loads(text.partition("to paste\n")[2])
+    assert list(pasted) == [section]
+    assert structure(cls, pasted[section], "$") == cls()

@@ -106,8 +106,9 @@ def test_plot_draws_again_into_another_folder(runs: Path, tmp_path: Path, capsys
     assert call("plot", runs / "one", "--out", tmp_path / "figures") == 0
     names = sorted(p.name for p in (tmp_path / "figures").iterdir())
     assert names == [
-        "eigsh-hessian.png", "eigsh-hessian.svg", "report.html",
-        "spectral-density-hessian.png", "spectral-density-hessian.svg",
+        "eigsh-hessian-convergence.png", "eigsh-hessian-convergence.svg", "eigsh-hessian.png", "eigsh-hessian.svg",
+        "report.html", "spectral-density-hessian.png", "spectral-density-hessian.svg",
+        "trace-hessian-convergence.png", "trace-hessian-convergence.svg",
     ]  # fmt: skip
     assert [Path(line).name for line in capsys.readouterr().out.splitlines()].count("report.html") == 1
     assert (tmp_path / "figures/report.html").read_text() == (runs / "one/report.html").read_text()
@@ -127,6 +128,24 @@ def test_compare_tells_differences_with_errors(runs: Path, tmp_path: Path, capsy
     page = (tmp_path / "both.html").read_text()
     assert page.count("<figure") == 2
     assert "Spectral density of core/hessian, logarithmic" in page
+
+
+def test_compare_matches_other_algorithms_by_what_they_found(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """eigsh in two runs, lobpcg and the smallest eigenvalues in the third: the largest stand side by side."""
+    path = f'--set=problem.path="{runs}"'
+    algorithms = '--set=algorithm=[{kind="eigsh", k=2, which="SA", seed=0}, {kind="lobpcg", k=2, seed=0}]'
+    out = ["--no-plots", "--out", tmp_path / "three"]
+    assert call("run", runs / "run.toml", path, algorithms, *out) == 0
+    capsys.readouterr()
+    assert call("compare", runs / "one", tmp_path / "three", runs / "two") == 0
+    lines = capsys.readouterr().out.splitlines()
+    (at,) = [i for i, line in enumerate(lines) if "eigsh, lobpcg on core/hessian: eigenvalue 2" in line]
+    assert re.search(r"three\s+3\.0000", lines[at + 1])
+    assert re.search(r"two\s+4\.00000\s", lines[at + 2])
+    assert not any("trace" in line for line in lines)  # the third has none
+    assert any(re.search(r"eigsh, lobpcg on core/hessian\s+three\s+2\s+1\.000", line) for line in lines)
 
 
 def test_overlap_is_the_squared_cosines_mean(runs: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 
 from curvkit_core.cli.main import main
 from curvkit_core.host.registry import configure_default
+from curvkit_core.results.store import write_stored
 from curvkit_core.runs import load_run
 
 ROOT = Path(__file__).parents[2]
@@ -205,27 +207,94 @@ def test_existing_run_is_refused_before_anything_is_built(here: Path, capsys: py
     assert [p.name for p in (here / "out").iterdir()] == ["plan.json"]
 
 
+@pytest.mark.parametrize("kept", [True, False])
 def test_results_that_cannot_be_written_are_shown(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kept: bool
 ) -> None:
-    """A full disk at the end of a long run: exit code 1, the report all the same, no traceback; --resume writes it."""
-    pytest.importorskip("sklearn")
+    """A full disk at the end of a long run: exit code 1, the report all the same, no traceback.
 
-    def full(*_: Any) -> None:
+    Where the finished job could still be kept, --resume writes it without a product; where it could not, the run says
+    so and leaves no folder behind, neither here nor in the temporary directory, which is tried and is full as well.
+    """
+    pytest.importorskip("sklearn")
+    (here / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(here / "tmp"))
+    writes: list[Path] = []
+
+    def full(document: Any, tensors: Any, folder: Path) -> None:
+        writes.append(folder)
+        if kept and len(writes) == 1:
+            return write_stored(document, tensors, folder)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("curvkit_core.results.store.write_stored", full)
     one = ["--set", 'operator=[{kind="core/ggn"}]', "--set", 'algorithm=[{kind="core/eigsh", k=1, max_matvecs=3}]']
     assert run("small.toml", *one, "--out", "deep/out") == 1
     shown = capsys.readouterr()
+    assert len(writes) == (2 if kept else 3)
+    assert list((here / "tmp").iterdir()) == []
     assert "eigenvalues (core/eigsh" in shown.out
     assert "curvkit: error: the run's files could not be written: [Errno 28] No space left on device" in shown.err
-    assert [p.name for p in (here / "deep" / "out").iterdir()] == ["checkpoint"]
     monkeypatch.undo()
+    if not kept:
+        assert "its result cannot be kept for a resumption: [Errno 28]" in shown.err
+        assert not (here / "deep").exists()
+        return
+    assert [p.name for p in (here / "deep" / "out").iterdir()] == ["checkpoint"]
     monkeypatch.chdir(here)
     assert run("small.toml", *one, "--out", "deep/out", "--resume") == 0
+    assert "finished before" in capsys.readouterr().err
     assert not (here / "deep" / "out" / "checkpoint").exists()
     assert load_run("deep/out")[0].result.num_matvecs == 3
+
+
+def test_results_that_their_folder_cannot_take_are_written_elsewhere(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One disk is full and the other is not: the run lies in the temporary directory, whole, and for the user alone."""
+    pytest.importorskip("sklearn")
+    (here / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(here / "tmp"))
+
+    def full(document: Any, tensors: Any, folder: Path) -> None:
+        if "deep" in folder.parts:
+            raise OSError(28, "No space left on device")
+        write_stored(document, tensors, folder)
+
+    monkeypatch.setattr("curvkit_core.results.store.write_stored", full)
+    one = ["--set", 'operator=[{kind="core/ggn"}]', "--set", 'algorithm=[{kind="core/eigsh", k=2, seed=0}]']
+    assert run("small.toml", *one, "--out", "deep/out") == 1
+    (place,) = (here / "tmp").glob("curvkit-*/out")
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == f"curvkit: the run's files are in {place} instead: move them to a place that lasts"
+    assert place.parent.stat().st_mode & 0o777 == 0o700
+    assert not (here / "deep").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert run("small.toml", *one, "--out", "again") == 0
+    (saved,), (again,) = load_run(place), load_run("again")
+    assert torch.equal(saved.result.eigenvectors, again.result.eigenvectors)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are limited by POSIX's RLIMIT_FSIZE")
+def test_files_that_cannot_grow_cost_no_number(here: Path) -> None:
+    """A real limit, of 20 kB a file, on all disks: exit code 1, the report printed, no traceback, nothing left over."""
+    pytest.importorskip("sklearn")
+    (here / "tmp").mkdir()
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+    code = limited + "import sys; from curvkit_core.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    one = ["--set", 'operator=[{kind="core/ggn"}]', "--set", 'algorithm=[{kind="core/eigsh", k=4}]']
+    command = [sys.executable, "-c", code, "--no-plugins", "run", "small.toml", "--set", "problem.hidden=[16]", *one]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(here / "tmp")}
+    done = subprocess.run(
+        [*command, "--out", "out"], capture_output=True, text=True, cwd=here, env=environment, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "eigenvalues (core/eigsh" in done.stdout
+    assert "curvkit: error: the run's files could not be written: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (here / "out").exists()
+    assert list((here / "tmp").iterdir()) == []
 
 
 def test_ctrl_c_ends_with_what_was_found(here: Path) -> None:

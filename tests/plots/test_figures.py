@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import evolve
 
-from curvkit_core.plots import density_figure, eigenvalue_figure, figure_bytes, save_figure
-from curvkit_core.results.types import DensityResult, EigenResult, ResultInfo
+from curvkit_core.plots import convergence_figure, density_figure, eigenvalue_figure, figure_bytes, save_figure
+from curvkit_core.results.types import DensityResult, EigenHistory, EigenResult, ResultInfo, TraceResult
 
 pytest.importorskip("matplotlib")
 
@@ -79,6 +80,52 @@ def test_log_panel_shows_what_one_eigenvalue_contributes() -> None:
     one = 1 / (N * SIGMA * math.sqrt(2 * math.pi))
     assert low == pytest.approx(0.1 * one)
     assert high > float(density().density.max())
+
+
+def history() -> EigenHistory:
+    values = torch.tensor([[2.0, -1.0], [2.5, 0.0], [3.0, 1.0]], dtype=torch.float64)
+    bounds = torch.tensor([[4.0, 4.0], [0.1, 1.0], [0.0, 0.2]], dtype=torch.float64)
+    return EigenHistory(num_matvecs=torch.tensor([10, 20, 30]), eigenvalues=values, residuals=bounds)
+
+
+def trace_result(method: str) -> TraceResult:
+    samples = torch.tensor([1.0, 3.0, 2.0, 6.0], dtype=torch.float64)
+    return TraceResult(estimate=3.0, stderr=1.0, num_matvecs=4, method=method, seed=0, samples=samples)
+
+
+def test_convergence_of_eigenvalues_is_drawn() -> None:
+    """A line a pair over the products; a band from value - residual to value + residual; the residuals' own panel."""
+    found = eigen(history=history())
+    figure = convergence_figure(found, title="core/ggn")
+    values, residuals = figure.axes
+    assert [list(line.get_xdata()) for line in values.get_lines()] == [[10, 20, 30]] * 2
+    assert [list(line.get_ydata()) for line in values.get_lines()] == [[2.0, 2.5, 3.0], [-1.0, 0.0, 1.0]]
+    ends = [band.get_paths()[0].vertices[:, 1] for band in values.collections]
+    assert [(float(e.min()), float(e.max())) for e in ends] == [(-2.0, 6.0), (-5.0, 3.0)]
+    assert values.get_ylim() == pytest.approx((-1.2, 3.2))
+    assert residuals.get_yscale() == "log"
+    assert list(residuals.get_lines()[0].get_ydata()[:2]) == [4.0, 0.1]
+    assert figure.get_suptitle() == "core/ggn"
+    for nothing in (
+        None,
+        EigenHistory(**{f: getattr(history(), f)[:1] for f in ("num_matvecs", "eigenvalues", "residuals")}),
+    ):
+        with pytest.raises(ValueError, match="looks: expected two at least"):
+            convergence_figure(eigen(history=nothing))
+
+
+def test_convergence_of_a_trace_is_drawn() -> None:
+    """The means 2, 2, 3 of the first 2, 3, 4 samples, ending at one standard error; of xtrace the samples."""
+    (ax,) = convergence_figure(trace_result("hutchinson")).axes
+    (line,) = ax.get_lines()
+    assert list(line.get_xdata()) == [2, 3, 4]
+    assert list(line.get_ydata()) == pytest.approx([2.0, 2.0, 3.0])
+    top = ax.collections[0].get_paths()[0].vertices
+    assert max(y for x, y in top if x == 4) == pytest.approx(3.0 + math.sqrt(14.0 / 3.0 / 4.0))
+    (ax,) = convergence_figure(trace_result("xtrace")).axes
+    assert list(ax.get_lines()[0].get_ydata()) == [1.0, 3.0, 2.0, 6.0]
+    with pytest.raises(ValueError, match="2 finite samples: expected three at least"):
+        convergence_figure(evolve(trace_result("hutchinson"), samples=torch.ones(2)))
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])

@@ -1,4 +1,4 @@
-"""Results in a notebook, as NumPy arrays and as pandas frames."""
+"""Results in a notebook and as NumPy arrays; `test_pandas` has the frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from curvkit_core.results import types
 from curvkit_core.results.notebook import ShowsItself
-from curvkit_core.results.types import EigenResult, SweepResult, SweepRow, TraceResult
+from curvkit_core.results.types import EigenResult, SweepResult, SweepRow
 
 
 def eigen(**changes: Any) -> EigenResult:
@@ -64,6 +64,7 @@ def test_table_holds_the_fields_escaped() -> None:
         assert (f">{field.name}<" in text) == (field.name not in ("info", "error_covers"))
     assert "random probes" in text
     assert "2, 1" in eigen()._repr_html_()
+    assert ">empty<" in eigen(residuals=torch.empty(0))._repr_html_()
 
 
 def test_fields_become_numpy_arrays() -> None:
@@ -75,28 +76,6 @@ def test_fields_become_numpy_arrays() -> None:
     assert found["eigenvectors"].dtype == np.float32
     assert found["num_matvecs"] == 7
     assert SWEEP.to_numpy()["rows"][1]["group"] == "<b>"
-
-
-class Frame:
-    """A stand-in: the rows that pandas is given."""
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
-
-
-def test_frames_have_an_entry_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eigenpairs and a sweep's groups a row each, a trace in one row or with its samples: what pandas is handed."""
-    import types as modules
-
-    stand_in = modules.ModuleType("pandas")
-    stand_in.DataFrame = Frame  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pandas", stand_in)
-    assert eigen().to_pandas().rows[1] == {"eigenvalues": 1.0, "residuals": 0.5, "converged": False}
-    assert [r["trace"] for r in SWEEP.to_pandas().rows] == [1.0, 2.0]
-    trace = TraceResult(estimate=2.0, stderr=0.5, num_matvecs=9, method="hutchinson", seed=0)
-    (only,) = trace.to_pandas().rows
-    assert only["estimate"] == 2.0
-    assert only["method"] == "hutchinson"
 
 
 def test_missing_pandas_is_said_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,12 @@ num_matvecs = 48
 kind = "core/spectral-density"
 num_probes = 2
 steps = 8
+[sweep]
+by = "layer"
+num_probes = 2
+steps = 4
+[landscape]
+points = 5
 [checkpoint]
 products = 3
 """
@@ -109,7 +115,7 @@ def main() -> None:
     Path("killed.toml").write_text(RUN_FILE.format(path=base))
     Path("killed_problem.py").write_text(PROBLEM)
     torch.set_num_threads(1)
-    seeds = [f"--set=algorithm.{i}.seed={i}" for i in range(3)]
+    seeds = [*(f"--set=algorithm.{i}.seed={i}" for i in range(3)), "--set=sweep.seed=3"]
     assert forked("--out", "warm", *seeds) == 0
     begun = time.perf_counter()
     assert forked("--out", "whole", *seeds) == 0

@@ -194,6 +194,8 @@ def test_error_bars_are_as_long_as_the_errors() -> None:
     ("axis", "ticks"),
     [
         (Axis(low=0.0, high=10.0), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]),
+        (Axis(low=0.4, high=2.6, whole=True), [1.0, 2.0]),
+        (Axis(low=0.4, high=30.6, whole=True), [10.0, 20.0, 30.0]),
         (Axis(low=-0.013, high=0.031), [-0.01, 0.0, 0.01, 0.02, 0.03]),
         (Axis(low=1e-3, high=1e3, scale="log"), [1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0]),
         (Axis(low=1e-12, high=1.0, scale="log"), [1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1.0]),
@@ -217,7 +219,7 @@ def test_heat_map_shows_each_number_and_the_largest_groups() -> None:
     """Cells hold their numbers; of many groups those with the largest norms are shown, and how many are not."""
     values = [[float(10 * i + j + 1) for j in range(30)] for i in range(30)]
     text = heat_map(values, [f"g{i}" for i in range(30)], title="norms", most=3)
-    assert re.findall(r'<th scope="row">(\d+ \w+)</th>', text) == ["28 g27", "29 g28", "30 g29"]
+    assert re.findall(r'<th scope="row">(\d+: \w+)</th>', text) == ["28: g27", "29: g28", "30: g29"]
     assert "The 27 groups with the smallest norms are left out." in text
     assert "g29, g29: 320" in text
     assert 'class="dark"' in text

@@ -14,6 +14,7 @@ from attrs import evolve
 from curvkit_core.results.types import DensityResult, EigenResult, ResultInfo, SpectralSumResult, TraceResult
 from curvkit_core.runs import Run, RunResult, draw_figures, print_sections, report_sections
 from curvkit_core.runs.report import number, number_column, with_error
+from curvkit_core.runs.report.names import job_names
 from curvkit_core.runs.table import Section, plain_text
 
 
@@ -187,6 +188,23 @@ def test_interrupted_and_foreign_results_are_told() -> None:
     ]
 
 
+def test_results_of_one_algorithm_are_told_apart() -> None:
+    """By the first option that does, else by all that differ, else by number; one alone has its plain name."""
+    many = [info(options={"method": m, "num_matvecs": n}) for m, n in (("a", 1), ("b", 1), ("c", 2))]
+    pairs = [info(options={"x": x, "y": y}) for x, y in ((1, 1), (1, 2), (2, 1), (2, 2))]
+    same = [info(options={"k": 1})] * 2
+    names = [job_names(rows_of(*(evolve(eigen(), info=i) for i in infos))) for infos in (many, pairs, same, [info()])]
+    assert names[0] == [f"core/eigsh on core/ggn (method = {m})" for m in "abc"]
+    assert names[1][2] == "core/eigsh on core/ggn (x = 2, y = 1)"
+    assert names[2] == ["core/eigsh on core/ggn (number 1)", "core/eigsh on core/ggn (number 2)"]
+    assert names[3] == ["core/eigsh on core/ggn"]
+
+
+def rows_of(*results: Any) -> list[RunResult]:
+    common: dict[str, Any] = {"operator": "core/ggn", "algorithm": "core/eigsh", "label": "core/ggn", "seconds": 0.5}
+    return [RunResult(**common, operator_index=0, algorithm_index=i, result=r) for i, r in enumerate(results)]
+
+
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
     [
@@ -217,6 +235,10 @@ def test_columns_and_errors_are_aligned() -> None:
     assert with_error(1234.5, 120.0) == ("1234", "+- 120")
     assert with_error(5.0, 0.0) == ("5.00000", "+- 0")
     assert with_error(1e-9, 1e-12) == ("1.00000e-09", "+- 1.0e-12")
+    assert with_error(-2.826e-8, 9.7e-6) == ("-3e-08", "+- 9.7e-06")  # no digits of what is not known
+    assert with_error(2.5e-6, 9.7e-6) == ("2.50e-06", "+- 9.7e-06")
+    assert with_error(0.0, 9.7e-6)[0] == "0"
+    assert with_error(-0.001, 0.28) == ("0.00", "+- 0.28")
 
 
 def test_pipe_gets_plain_ascii_and_terminal_a_table() -> None:

@@ -106,7 +106,10 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_ten_killed_runs_are_resumed_to_the_same_results(tmp_path: Path) -> None:
-    """SIGKILL at ten random moments of six jobs, five of them twice: every result.json is the whole run's."""
+    """SIGKILL at ten random moments of eight jobs, five of them twice: every result.json is the whole run's.
+
+    A sweep and slices of the loss are among them: slices are made anew, in float32, from eigenvectors read from a file.
+    """
     done = subprocess.run(
         [sys.executable, str(PROGRAM), str(tmp_path), "10"], capture_output=True, text=True, timeout=900, check=False
     )

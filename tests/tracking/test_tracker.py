@@ -154,3 +154,34 @@ def test_figure_has_the_limit(problem: Problem) -> None:
     ax = tracker.figure(title="digits").axes[1]
     (limit,) = [line for line in ax.get_lines() if line.get_label() == "2 / learning rate"]
     assert list(limit.get_ydata()) == [4.0, 8.0]
+
+
+def test_learning_rates_of_groups_and_schedulers_are_taken(problem: Problem) -> None:
+    """Two groups and a scheduler: the largest rate at that step, which bounds the stability of D^(1/2) A D^(1/2)."""
+    first, last = problem.model[0], problem.model[2]
+    optimizer = torch.optim.SGD([{"params": first.parameters(), "lr": 0.1}, {"params": last.parameters(), "lr": 0.4}])
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    tracker = CurvatureTracker(problem, every=1, tol=1e-8, seed=0)
+    for step in range(3):
+        one = tracker(step, optimizer)
+        other = tracker.measure(step, scheduler.get_last_lr())
+        assert one is not None
+        assert one.learning_rate == other.learning_rate == 0.4 * 0.5**step
+        optimizer.step()
+        scheduler.step()
+    rates = torch.cat([torch.full((p.numel(),), 0.1 if p.shape[0] == 5 else 0.4) for p in problem.model.parameters()])
+    root = rates.double().sqrt()
+    scaled = torch.linalg.eigvalsh(root[:, None] * HessianOperator(problem).to_dense() * root)[-1]
+    assert tracker.rows[0].stability is not None
+    assert float(scaled) <= tracker.rows[0].stability + 1e-9
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.7)  # as a capturable optimizer has it
+    assert tracker.measure(3, optimizer).learning_rate == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("given", ["fast", [], {"lr": 0.1}, object()])
+def test_learning_rates_that_are_none_are_refused(problem: Problem, given: object) -> None:
+    """Before anything is computed."""
+    tracker = CurvatureTracker(problem, seed=0)
+    with pytest.raises((TypeError, ValueError), match="expected a number, several of them, an optimizer, or None"):
+        tracker.measure(0, given)  # type: ignore[arg-type]
+    assert tracker.rows == []

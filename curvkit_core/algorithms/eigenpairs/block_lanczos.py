@@ -35,12 +35,13 @@ from curvkit_core.algorithms.basis import BASIS_DTYPES, BASIS_STORAGES, Basis
 from curvkit_core.algorithms.driver import DriverOptions, run
 from curvkit_core.algorithms.eigenpairs.block_orthogonalize import block_orthogonalize
 from curvkit_core.algorithms.eigenpairs.block_start import append_random, append_start
+from curvkit_core.algorithms.eigenpairs.history import look, look_back
 from curvkit_core.algorithms.eigenpairs.wanted import ENDS, wanted_first
 from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.seeds import fresh_seed, is_seed
 from curvkit_core.backends import VectorSpace
 from curvkit_core.operators import CurvatureOperator
-from curvkit_core.results.types import EigenResult
+from curvkit_core.results.types import EigenHistory, EigenResult
 
 __all__ = ["BlockLanczos", "block_lanczos"]
 
@@ -82,6 +83,7 @@ class BlockLanczosState:
     values: Tensor | None = None
     residuals: Tensor | None = None
     converged: Tensor | None = None
+    history: EigenHistory | None = None
 
 
 @frozen(kw_only=True)
@@ -228,6 +230,7 @@ class BlockLanczos:
             seed=state.seed if state.drawn else None,
             which=self.which,
             status=_status(converged, self.k, done=state.num_converged == self.k),
+            history=look(state.history, state.num_matvecs, values, residuals, k=self.k, which=self.which),
         )
 
     def progress(self, state: BlockLanczosState) -> Progress:
@@ -265,6 +268,8 @@ class BlockLanczos:
         """Done, or a restart, or on."""
         theta, S, coupling = self._ritz(state)
         m = state.size
+        if m > state.checked:  # not once more, after the product that measures the noise
+            self._note(space, state, theta, coupling)
         state.checked = m
         if not invariant and state.noise is None:
             if state.num_matvecs < self.max_matvecs:
@@ -283,6 +288,21 @@ class BlockLanczos:
             state.done = state.num_converged == self.k
         if full and not state.done and state.num_matvecs < self.max_matvecs:
             self._restart(space, state, theta, S)
+
+    def _note(self, space: VectorSpace, state: BlockLanczosState, theta: Tensor, coupling: Tensor) -> None:
+        """Note what is known of the pairs, and what was since the last look."""
+        unseen = torch.tensor(math.hypot(*self._unseen(space, state, theta)), dtype=torch.float64)
+        past = look_back(
+            state.history,
+            state.projected[: state.basis.size, : state.size],
+            start=state.checked,
+            end=state.size,
+            num_matvecs=state.num_matvecs,
+            honest=unseen.hypot,
+            k=self.k,
+            which=self.which,
+        )
+        state.history = look(past, state.num_matvecs, theta, unseen.hypot(coupling), k=self.k, which=self.which)
 
     def _restart(self, space: VectorSpace, state: BlockLanczosState, theta: Tensor, S: Tensor) -> None:
         """Keep the k wanted Ritz vectors and some of the rest; the rows not yet multiplied follow them."""
@@ -318,19 +338,23 @@ class BlockLanczos:
         self, space: VectorSpace, state: BlockLanczosState, theta: Tensor, coupling: Tensor, best: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Values, residuals and what has converged, of the pairs shown."""
+        coarse, floor = (torch.tensor(v, dtype=torch.float64) for v in self._unseen(space, state, theta))
+        known = coupling[best].hypot(coarse)
+        converged = known <= self._target(space.eps, theta)[best]
+        if state.noise is None and state.size < state.basis.size:
+            converged = torch.zeros_like(converged)  # stopped before what the products are good for was known
+        return theta[best], known.hypot(floor), converged
+
+    def _unseen(self, space: VectorSpace, state: BlockLanczosState, theta: Tensor) -> tuple[float, float]:
+        """What T does not know of the residuals: coarse products and storage, and rounding."""
         stored = state.basis.eps(space)
         rounding = _ROUNDING * space.eps * state.num_matvecs**0.5 * _largest(theta)
         # measured for one vector: twice that is taken to hold for all
         noise = max(2.0 * (state.noise or 0.0), _asymmetry(state.projected[: state.size, : state.size]))
         lower = 3.0 * stored * _largest(theta) if stored > space.eps else 0.0
-        coarse = math.hypot(noise if noise > rounding else 0.0, lower)
-        known = coupling[best].hypot(torch.tensor(coarse, dtype=torch.float64))
         # rounding adds up like a random walk over the products: no residual is claimed below three times that
-        floor = torch.tensor(3.0 * space.eps * state.num_matvecs**0.5 * _largest(theta), dtype=torch.float64)
-        converged = known <= self._target(space.eps, theta)[best]
-        if state.noise is None and state.size < state.basis.size:
-            converged = torch.zeros_like(converged)  # stopped before what the products are good for was known
-        return theta[best], known.hypot(floor), converged
+        floor = 3.0 * space.eps * state.num_matvecs**0.5 * _largest(theta)
+        return math.hypot(noise if noise > rounding else 0.0, lower), floor
 
 
 def _status(converged: Tensor, k: int, *, done: bool) -> str:

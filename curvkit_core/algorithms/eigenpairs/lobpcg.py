@@ -28,13 +28,14 @@ from curvkit_core.algorithms.basis import Basis
 from curvkit_core.algorithms.driver import DriverOptions, run
 from curvkit_core.algorithms.eigenpairs.block_orthogonalize import block_orthogonalize
 from curvkit_core.algorithms.eigenpairs.block_start import append_random, append_start
+from curvkit_core.algorithms.eigenpairs.history import look
 from curvkit_core.algorithms.eigenpairs.wanted import wanted_first
 from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.seeds import fresh_seed, is_seed
 from curvkit_core.algorithms.solves.preconditioner import DiagonalPreconditioner, Preconditioner
 from curvkit_core.backends import VectorSpace
 from curvkit_core.operators import CurvatureOperator
-from curvkit_core.results.types import EigenResult
+from curvkit_core.results.types import EigenHistory, EigenResult
 
 __all__ = ["LOBPCG", "lobpcg"]
 
@@ -73,6 +74,7 @@ class LOBPCGState:
     since: int = 0
     scale: float = 0.0
     num_matvecs: int = 0
+    history: EigenHistory | None = None
     status: str = ""
     finished: bool = False
 
@@ -178,19 +180,18 @@ class LOBPCG:
         shown = min(self.k, len(state.theta))
         vectors = state.rows.rows(space, 0, shown)
         theta, residuals = state.theta[:shown], state.residuals[:shown]
-        # recurrences and rotations add rounding up like a random walk
-        rounding = 3.0 * space.eps * state.num_matvecs**0.5 * state.scale
-        floor = torch.tensor(math.hypot(rounding, state.noise), dtype=torch.float64)
+        known = self._honest(space, state, residuals)
         met = residuals <= self._targets(space, state, theta)
         return EigenResult(
             eigenvalues=theta,
             eigenvectors=vectors if state.finished else vectors.clone(),
-            residuals=residuals.hypot(floor),
+            residuals=known,
             converged=met & state.fresh,
             num_matvecs=state.num_matvecs,
             seed=state.seed if state.drawn else None,
             which=self.which,
             status=state.status or "stopped",
+            history=look(state.history, state.num_matvecs, theta, known, k=self.k, which=self.which),
         )
 
     def progress(self, state: LOBPCGState) -> Progress:
@@ -204,6 +205,8 @@ class LOBPCG:
             self._take_fresh(space, state)
         state.fresh = state.rows.size == state.block
         R = self._rayleigh_ritz(space, state, state.block)
+        known = self._honest(space, state, state.residuals)
+        state.history = look(state.history, state.num_matvecs, state.theta, known, k=self.k, which=self.which)
         met = state.residuals <= self._targets(space, state, state.theta)
         level = float(state.residuals[: self.k].norm())
         state.since = 0 if level < _GAIN * state.best else state.since + 1
@@ -265,6 +268,11 @@ class LOBPCG:
         state.noise = float(space.norms(gap[: self.k]).norm())
         state.products.rotate(space, torch.eye(2 * b, dtype=torch.float64)[b:])
         state.looking = False
+
+    def _honest(self, space: VectorSpace, state: LOBPCGState, residuals: Tensor) -> Tensor:
+        """The residuals with noise, and rounding, which recurrences and rotations add up like a random walk."""
+        rounding = 3.0 * space.eps * state.num_matvecs**0.5 * state.scale
+        return residuals.hypot(torch.tensor(math.hypot(rounding, state.noise), dtype=torch.float64))
 
     def _targets(self, space: VectorSpace, state: LOBPCGState, theta: Tensor) -> Tensor:
         targets: Tensor = self.tol * theta.abs()

@@ -25,12 +25,15 @@ class Axis:
         How numbers are laid out.
     label : str
         Beside it.
+    whole : bool
+        Whether it counts: then only whole numbers are written.
     """
 
     low: float
     high: float
     scale: str = "linear"
     label: str = ""
+    whole: bool = False
 
     def at(self, value: float) -> float:
         """Return where a number lies, 0 at the low end and 1 at the high one; beyond the ends it is at the end."""
@@ -52,6 +55,7 @@ class Axis:
         rough = (self.high - self.low) / TICKS
         power = 10.0 ** math.floor(math.log10(rough))
         apart = next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= rough * 0.999)
+        apart = max(apart, 1.0) if self.whole else apart
         start = math.ceil(self.low / apart - 1e-9)
         count = math.floor(self.high / apart + 1e-9) - start + 1
         return [round((start + i) * apart, 12 - math.floor(math.log10(apart))) for i in range(count)]

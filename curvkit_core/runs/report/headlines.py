@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from curvkit_core.runs.report.names import distinctions
 from curvkit_core.runs.report.numbers import number, with_error
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Headline", "headlines"]
 
+NOTED = 0.01  # a bias below this times the standard error is not worth a sentence
 Headline = tuple[str, str, str]  # what, the number, what it means
 
 
@@ -28,7 +30,8 @@ def headlines(run: Run) -> list[Headline]:
     list of (str, str, str)
         What it is of; the number with its error; a sentence on how well it is known.
     """
-    return [found for r in run.results for found in _of(r)]
+    marked = zip(run.results, distinctions(run.results), strict=True)
+    return [(f"{what}{mark}", value, meaning) for r, mark in marked for what, value, meaning in _of(r)]
 
 
 def _of(r: RunResult) -> list[Headline]:
@@ -72,7 +75,7 @@ def _estimate(what: str, result: Any) -> Headline:
         return (what, value, "One sample only, so nothing is known of its error.")
     relative = f", {100.0 * result.stderr / abs(result.estimate):.2g} % of it" if result.estimate else ""
     text = f"The error is one standard error{relative}: about two times in three the truth is within it."
-    if result.bias_bound:
+    if result.bias_bound and result.bias_bound > NOTED * result.stderr:
         text += f" A bias of up to {number(result.bias_bound, 2)} comes on top."
     return (what, f"{value} {error.replace('+-', '±')}", text)
 

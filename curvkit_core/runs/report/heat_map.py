@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-__all__ = ["heat_map"]
+__all__ = ["LONG", "LONG_NAME", "heat_map"]
 
+LONG_NAME = 18  # letters; longer ones are broken where the page is narrow, so that numbers stand beside them
+LONG = ' class="long"'
 DECADES = 3.0  # below the largest, where the colour ends
 
 
@@ -35,8 +37,9 @@ def heat_map(values: Sequence[Sequence[float]], names: Sequence[str], *, title: 
     head = "".join(f'<th scope="col" title="{escape(names[j])}">{j + 1}</th>' for j in order)
     rows = []
     for i in order:
+        long = LONG if len(names[i]) > LONG_NAME else ""
         cells = "".join(_cell(values[i][j], largest, f"{names[i]}, {names[j]}") for j in order)
-        rows.append(f'<tr><th scope="row">{i + 1} {escape(names[i])}</th>{cells}</tr>')
+        rows.append(f'<tr><th scope="row"{long}>{i + 1}: {escape(names[i])}</th>{cells}</tr>')
     left_out = len(names) - len(order)
     note = f"<p class='note'>The {left_out} groups with the smallest norms are left out.</p>" if left_out else ""
     table = f'<table class="heat"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["number", "number_column", "with_error"]
+__all__ = ["fixed", "number", "number_column", "with_error"]
 
 
 def number(value: float, digits: int) -> str:
@@ -29,8 +29,23 @@ def number_column(values: Sequence[float]) -> list[str]:
 
 
 def with_error(value: float, error: float) -> tuple[str, str]:
-    """Return a value to the second digit of its error, and the error: ``8.225``, ``+- 0.058``."""
+    """Return a value to the second digit of its error, and the error: ``8.225``, ``+- 0.058``.
+
+    By powers of ten, to the third digit of the error, six at most.
+    """
     if not (math.isfinite(value) and math.isfinite(error) and 1e-4 <= error < 1e6 and abs(value) < 1e6):
-        return number(value, 6), f"+- {number(error, 2)}"
+        return number(value, _known_digits(value, error)), f"+- {number(error, 2)}"
     decimals = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{decimals}f}", f"+- {error:.{decimals}f}"
+    return fixed(value, decimals), f"+- {error:.{decimals}f}"
+
+
+def fixed(value: float, decimals: int) -> str:
+    """Return a number with so many decimals, and no sign where they are all zero."""
+    text = f"{value:.{decimals}f}"
+    return text.removeprefix("-") if not text.strip("-0.") else text
+
+
+def _known_digits(value: float, error: float) -> int:
+    if not (value and math.isfinite(value) and math.isfinite(error) and error > 0.0):
+        return 6
+    return min(6, max(1, math.floor(math.log10(abs(value))) - math.floor(math.log10(error)) + 3))

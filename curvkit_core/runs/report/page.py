@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from curvkit_core.runs.report.convergence_charts import estimate_charts, history_charts
 from curvkit_core.runs.report.density_charts import density_charts
 from curvkit_core.runs.report.headlines import headlines
-from curvkit_core.runs.report.heat_map import heat_map
+from curvkit_core.runs.report.heat_map import LONG, LONG_NAME, heat_map
+from curvkit_core.runs.report.names import job_names
 from curvkit_core.runs.report.reproduce import reproducing_toml
-from curvkit_core.runs.report.result_charts import convergence_chart, eigenvalue_charts, slice_charts, sweep_charts
+from curvkit_core.runs.report.result_charts import eigenvalue_charts, slice_charts, sweep_charts
 from curvkit_core.runs.report.sections import report_sections
 from curvkit_core.runs.report.style import STYLE
 
@@ -82,7 +84,7 @@ def page(title: str, lead: str, parts: Sequence[tuple[str, str, str]]) -> str:
 
 def _what(run: Run) -> str:
     lines = [f'<p class="lead">{escape(line)}</p>' for line in report_sections(run)[0].notes]
-    jobs = list(dict.fromkeys(f"{r.algorithm} on {r.label}" for r in run.results))
+    jobs = job_names(run.results)
     lines.append(f"<p>{len(jobs)} computation{'s' if len(jobs) != 1 else ''}: {escape(', '.join(jobs))}.</p>")
     if run.stopped:
         why = _STOPPED.get(run.stopped, run.stopped)
@@ -105,28 +107,30 @@ def _cards(run: Run) -> str:
 
 def _figures(run: Run) -> str:
     shown = []
-    for r in run.results:
+    for r, name in zip(run.results, job_names(run.results), strict=True):
         charts = [c for c in _charts(r, run.results) if c]
         if charts:
-            shown.append(
-                f'<h3>{escape(f"{r.algorithm} on {r.label}")}</h3><div class="figures">{"".join(charts)}</div>'
-            )
+            shown.append(f'<h3>{escape(name)}</h3><div class="figures">{"".join(charts)}</div>')
     return "".join(shown) or "<p>No result of this run has a figure.</p>"
 
 
 def _charts(r: RunResult, results: Sequence[RunResult]) -> list[str]:
     from curvkit_core.results.landscape import SliceResult
     from curvkit_core.results.sweeps import SweepResult
-    from curvkit_core.results.types import DensityResult, EigenResult, TraceResult
+    from curvkit_core.results.types import DensityResult, EigenResult, NormResult, SpectralSumResult, TraceResult
 
     result = r.result
     if isinstance(result, EigenResult):
-        return eigenvalue_charts(result, r.label)
+        return [*eigenvalue_charts(result, r.label), *history_charts(result, r.label)]
     if isinstance(result, DensityResult):
         same = (o.result for o in results if o.operator_index == r.operator_index and isinstance(o.result, EigenResult))
         return density_charts(result, eigen=next(same, None), label=r.label)
     if isinstance(result, TraceResult):
-        return [convergence_chart(result, r.label, "trace")]
+        return estimate_charts(result, r.label, "trace")
+    if isinstance(result, SpectralSumResult):
+        return estimate_charts(result, r.label, f"sum of {result.formula}")
+    if isinstance(result, NormResult):
+        return estimate_charts(result, r.label, "squared norm")
     if isinstance(result, SliceResult):
         return slice_charts(result, r.label)
     if isinstance(result, SweepResult):
@@ -141,11 +145,15 @@ def tables(sections: Sequence[Section]) -> str:
     shown = []
     for section in sections:
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in section.columns)
-        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in section.rows)
+        rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in section.rows)
         table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
         notes = "".join(f'<p class="note">{escape(note)}</p>' for note in section.notes)
         shown.append(f"<h3>{escape(section.title)}</h3>{table if section.columns else ''}{notes}")
     return "".join(shown)
+
+
+def _cell(text: str) -> str:
+    return f"<td{LONG if len(text) > LONG_NAME else ''}>{escape(text)}</td>"
 
 
 def _findings(run: Run) -> str:

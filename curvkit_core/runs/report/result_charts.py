@@ -1,9 +1,9 @@
-"""Charts of the other results: eigenvalues with residual bars, a trace's convergence, slices of the loss, sweeps."""
+"""Charts of the other results: eigenvalues with residual bars, slices of the loss, sweeps."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from curvkit_core.runs.report.axis import Axis, axis_over
 from curvkit_core.runs.report.chart import Mark, chart
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from curvkit_core.results.sweeps import SweepResult
     from curvkit_core.results.types import EigenResult
 
-__all__ = ["convergence_chart", "eigenvalue_charts", "slice_charts", "sweep_charts"]
+__all__ = ["eigenvalue_charts", "slice_charts", "sweep_charts"]
 
 MOST_BARS = 40
 
@@ -23,7 +23,7 @@ def eigenvalue_charts(result: EigenResult, label: str) -> list[str]:
     theta, error, done = (t.tolist() for t in (result.eigenvalues, result.residuals, result.converged))
     if not theta:
         return []
-    x = Axis(low=0.4, high=len(theta) + 0.6, label="index")
+    x = Axis(low=0.4, high=len(theta) + 0.6, label="index", whole=True)
     ends = [t - e for t, e in zip(theta, error, strict=True)] + [t + e for t, e in zip(theta, error, strict=True)]
     values, residuals = [], []
     for flag, kind, name in ((True, "points", "converged"), (False, "open", "not converged")):
@@ -56,33 +56,6 @@ def eigenvalue_charts(result: EigenResult, label: str) -> list[str]:
     return charts
 
 
-def convergence_chart(result: Any, label: str, what: str) -> str:
-    """Return the running mean of an estimate's samples, with its standard error: how it settled."""
-    samples = result.samples.tolist() if hasattr(result, "samples") else []
-    if len(samples) < 3:
-        return ""
-    at, mean, low, high = [], [], [], []
-    total = square = 0.0
-    for count, sample in enumerate(samples, start=1):
-        total, square = total + sample, square + sample * sample
-        if count < 2:
-            continue
-        middle = total / count
-        spread = math.sqrt(max(square / count - middle * middle, 0.0) / (count - 1))
-        at.append(float(count))
-        mean.append(middle)
-        low.append(middle - spread)
-        high.append(middle + spread)
-    marks = [
-        Mark(kind="band", x=at, low=low, high=high, label="one standard error"),
-        Mark(kind="line", x=at, y=mean, label="mean so far"),
-    ]
-    x = Axis(low=at[0], high=at[-1] if at[-1] > at[0] else at[0] + 1.0, label="samples")
-    tail = max(1, len(at) // 8)  # the first few would hide all else
-    y = axis_over([*low[tail:], *high[tail:]], label=what)
-    return chart(marks, x, y, title=f"Convergence of the {what} of {label}")
-
-
 def slice_charts(result: SliceResult, label: str) -> list[str]:
     """Return the loss along each direction beside the parabola of its curvature."""
     charts = []
@@ -105,7 +78,7 @@ def sweep_charts(result: SweepResult, label: str) -> list[str]:
     if not rows:
         return []
     at = [i + 1.0 for i in range(len(rows))]
-    x = Axis(low=0.4, high=len(rows) + 0.6, label="group, in the table's order")
+    x = Axis(low=0.4, high=len(rows) + 0.6, label="group, in the table's order", whole=True)
     charts = []
     if all(row.eigenvalues for row in rows):
         top = [row.eigenvalues[0] for row in rows]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from curvkit_core.runs.report.names import job_names
 from curvkit_core.runs.report.numbers import number, number_column, with_error
 from curvkit_core.runs.report.sweep_sections import slice_sections, sweep_sections
 from curvkit_core.runs.table import Section
@@ -234,11 +235,11 @@ def _shown(value: Any) -> str:
 
 def _cost(run: Run) -> Section:
     rows = []
-    for r in run.results:
+    for r, name in zip(run.results, job_names(run.results), strict=True):
         info = getattr(r.result, "info", None)
         products = getattr(r.result, "num_matvecs", getattr(info, "num_matvecs", ""))
         each = f"{1e3 * r.seconds / products:.1f}" if isinstance(products, int) and products else ""
-        rows.append((f"{r.algorithm} on {r.label}", str(products), f"{r.seconds:.2f}", each, _status(r.result)))
+        rows.append((name, str(products), f"{r.seconds:.2f}", each, _status(r.result)))
     notes = list(dict.fromkeys(f"cannot tell: {finding}" for r in run.results for finding in _findings(r.result)))
     return Section(
         title="cost",

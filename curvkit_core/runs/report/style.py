@@ -50,7 +50,10 @@ rect.bar{fill:var(--k);fill-opacity:.35}
 .key.band::before{opacity:.3}
 .key.points::before,.key.open::before{width:.6em;height:.6em;border-radius:50%}
 .key.open::before{background:none;border:.12em solid var(--k)}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto;background:linear-gradient(to right,var(--bg) 30%,transparent) 0 0/3rem 100% no-repeat local,
+linear-gradient(to left,var(--bg) 30%,transparent) 100% 0/3rem 100% no-repeat local,
+linear-gradient(to right,var(--rule),transparent) 0 0/.7rem 100% no-repeat,
+linear-gradient(to left,var(--rule),transparent) 100% 0/.7rem 100% no-repeat}
 table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums;margin:.3rem 0}
 th,td{padding:.22rem .55rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--grid)}
 th:first-child,td:first-child{text-align:left}
@@ -60,6 +63,7 @@ thead th{color:var(--soft);font-weight:600;border-bottom:1px solid var(--rule)}
 .heat tbody td{background:rgba(var(--heat),var(--s));text-align:center;border:1px solid var(--bg)}
 .heat tbody td.dark{color:var(--bg)}
 .heat thead th{text-align:center}
+@media(max-width:600px){.long{white-space:normal;min-width:7.5rem}}
 pre{background:var(--card);padding:.75rem;border-radius:.4rem;overflow-x:auto;font-size:.8rem;line-height:1.4}
 code{font-size:.9em}
 details{margin:.6rem 0}summary{cursor:pointer}

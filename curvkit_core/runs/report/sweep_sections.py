@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from curvkit_core.runs.report.numbers import number, with_error
+from curvkit_core.runs.report.numbers import fixed, number, with_error
 from curvkit_core.runs.table import Section
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _sweep(result: Any, label: str) -> Section:
         values = [number(value, 6) for value in row.eigenvalues] + [""] * (most - len(row.eigenvalues))
         trace, error = with_error(row.trace, row.trace_stderr)
         norm, norm_error = with_error(row.frobenius_norm, row.frobenius_stderr)
-        share = f"{100.0 * row.share:.1f} %"
+        share = f"{fixed(100.0 * row.share, 1)} %"
         rows.append((row.group, f"{row.n:,}", *values, trace, error, share, norm, norm_error))
     total, total_error = with_error(result.trace, result.trace_stderr)
     coupling, coupling_error = with_error(100.0 * result.coupling, 100.0 * result.coupling_stderr)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import F64, symmetric_matrix
-from eigsh_cases import SPECTRA, drive, operator, separate
+from eigen_cases import SPECTRA, drive, operator, separate
 
 from curvkit_core.algorithms import Eigsh, run
 
