@@ -1,9 +1,11 @@
-"""Spectra that eigensolvers must bear, and what every result of theirs is held to against the dense matrix."""
+"""Spectra that eigensolvers must bear, what their results are held to against the dense matrix, states on the way."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import torch
 from cases import F64, symmetric_matrix
 from hypothesis import strategies as st
@@ -28,9 +30,33 @@ def counted(A: Tensor, dtype: torch.dtype | None = None, *, scale: float = 1.0) 
     return LambdaOperator(lambda v: (calls.append(1), (A @ v) * scale)[1], len(A), dtype=A.dtype), calls
 
 
+def operator(A: Tensor, dtype: torch.dtype | None = None) -> LambdaOperator:
+    """The operator of A computed in `dtype`."""
+    return counted(A, dtype)[0]
+
+
+def drive(algorithm: Any, op: LambdaOperator) -> Iterator[Any]:
+    """Every state on the way."""
+    state = algorithm.init(op.space)
+    while (V := algorithm.ask(state, 1)) is not None:
+        state = algorithm.tell(op.space, state, V, op.apply(V))
+        yield state
+
+
+def separate(state: Any) -> Any:
+    """The same state, every tensor in storage of its own."""
+    if isinstance(state, Tensor):
+        return state.clone()
+    if isinstance(state, list):
+        return [separate(part) for part in state]
+    if not attrs.has(type(state)):
+        return state
+    return type(state)(**{f.name: separate(getattr(state, f.name)) for f in attrs.fields(type(state))})
+
+
 def wanted(A: Tensor, which: str, k: int) -> Tensor:
-    """The k wanted eigenvalues of the dense matrix, in the order that a result has."""
-    up = torch.linalg.eigvalsh(A.double())
+    """The k wanted eigenvalues of the dense matrix, or of a spectrum, in the order that a result has."""
+    up = A.sort().values if A.ndim == 1 else torch.linalg.eigvalsh(A.double())
     if which == "LA":
         return up.flip(0)[:k]
     if which == "SA":

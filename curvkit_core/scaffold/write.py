@@ -16,6 +16,11 @@ __all__ = ["FIRST_PARTY", "ScaffoldError", "new_plugin"]
 FIRST_PARTY = ("hf", "tlens", "triton", "ddp")
 RESERVED = ("core", "local")
 LONGEST = 40
+# of the README's table, where a kind has the file
+_ROWS = {
+    "config.py": "its options, as run files give them; no torch here",
+    "cases.py": "what curvkit's laws try it on, and the right answer by another path",
+}
 
 
 class ScaffoldError(CurvkitError):
@@ -102,9 +107,9 @@ def _texts(name: str, kind: str) -> dict[str, str]:
         "api": PLUGIN_API,
         # no upper bound: the plugin API is what must fit, and the handshake says so where it does not
         "core_range": f">={major}.{minor}",
-        "config_row": f"| `src/{package}/config.py` | its options, as run files give them; no torch here |\n"
-        if "config.py" in template.parts
-        else "",
+        "rows": "".join(
+            f"| `src/{package}/{part}` | {what} |\n" for part, what in _ROWS.items() if part in template.parts
+        ),
     }
     root = files("curvkit_core.scaffold") / "templates"
     texts = {f"src/{package}/py.typed": ""}

@@ -7,6 +7,7 @@ has a truth that the kit cannot know. Without a case the checks that need one ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, field, frozen
@@ -41,9 +42,19 @@ class Case:
     model, batches : callable or None
         For a loss adapter: ``model()`` gives a small model that has its outputs, ``batches()`` a list of batches with
         at least two rows each.
+    bind : bool
+        For a loss adapter that binds to its model: a problem shows it the model first, as it does for a user. False:
+        it is tried as the factory made it, which must be right too.
     with_ignored : callable or None
         For a loss adapter: ``with_ignored(batch)`` gives the batch with further content that must not count: padding,
         rows whose targets are ignored.
+    prepare : callable or None
+        ``prepare(model)`` gives the model, or another in its place, as the component needs it: sharded, wrapped,
+        called once. Every model goes through it, the kit's own and the case's. A backend of many ranks is tried in
+        processes of their own, which import it by name: there it must be a module's function.
+    within : callable or None
+        ``within()`` gives a context manager around each check: a process group, a mode of attention. Processes that a
+        check starts are outside of it.
     device : str or None
         For a kernel: where it is tried although its spec does not name it, as ``"cpu"`` under an interpreter.
     assume_available : bool
@@ -65,7 +76,10 @@ class Case:
     problem: Callable[[], Problem] | None = None
     model: Callable[[], nn.Module] | None = None
     batches: Callable[[], list[Any]] | None = None
+    bind: bool = True
     with_ignored: Callable[[Any], Any] | None = None
+    prepare: Callable[[nn.Module], nn.Module] | None = None
+    within: Callable[[], AbstractContextManager[Any]] | None = None
     device: str | None = None
     assume_available: bool = False
     inputs: Callable[[Any], Mapping[str, Any]] | None = None

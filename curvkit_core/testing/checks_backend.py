@@ -82,19 +82,20 @@ def alone_is_the_identity(subject: Subject, record: Record) -> None:
 @check("backend")
 def product(subject: Subject, record: Record) -> None:
     """An operator over it multiplies as over one process, and the model is as it was, also after an exception."""
-    tiny = tiny_problem("mlp")
-    plain_op = GGNOperator(tiny.problem((4, 5)))
+    plain_op = GGNOperator(tiny_problem("mlp").problem((4, 5)))
     backend = _backend(subject)
-    op = GGNOperator(retold(tiny.problem((4, 5)), backend=backend))
+    tiny = tiny_problem("mlp")
+    model = subject.prepared(tiny.model)
+    op = GGNOperator(retold(tiny.problem((4, 5)), model=model, backend=backend))
     V = directions(plain_op.space, 3)
-    before = snapshot(tiny.model, tiny.batches())
+    before = snapshot(model, tiny.batches())
     record.at_most("the relative gap", gap(op.apply(V), plain_op.apply(V)), rounding(op.dtype))
     try:
-        with backend.context(tiny.model):
+        with backend.context(model):
             raise _BoomError
     except _BoomError:
         pass
-    moved = differences(before, snapshot(tiny.model, tiny.batches()))
+    moved = differences(before, snapshot(model, tiny.batches()))
     record.true(not moved, f"not as it was: {', '.join(moved)}")
 
 
@@ -106,14 +107,18 @@ class _BoomError(Exception):
 def two_ranks(subject: Subject, record: Record) -> None:
     """Two gloo processes that hold different numbers of batches have one process's product, and the same vectors.
 
-    Its probe is not asked in this process, which is one; the two ask for nothing but its requirements.
+    Its probe is not asked in this process, which is one; the two ask for nothing but its requirements. Where vectors
+    lie in parts, rank 0 gathers them.
     """
     here = availability(subject.spec)
     if here.ok is False:
         msg = f"it cannot run here: {here.reason}"
         raise SkippedError(msg)
-    if subject.tagged("sharded"):
-        msg = "a sharded backend takes models that are sharded already: its plugin's own tests hold that"
+    if subject.tagged("sharded") and subject.case.prepare is None:
+        msg = (
+            "a sharded backend takes models that are sharded already: hand in "
+            f"Case(component={subject.name!r}, prepare=...)"
+        )
         raise SkippedError(msg)
     if not isinstance(subject.spec.factory, str):
         msg = "its factory is no string, so that no other process can import it"
@@ -124,15 +129,34 @@ def two_ranks(subject: Subject, record: Record) -> None:
     config = subject.spec.config
     told = {
         "factory": subject.spec.factory,
-        "config": config if isinstance(config, str) or config is None else f"{config.__module__}:{config.__qualname__}",
+        "config": config if isinstance(config, str) or config is None else _place(config),
         "options": plain(dict(subject.case.options)),
+        "prepare": None if subject.case.prepare is None else _place(subject.case.prepare),
     }
     tiny = tiny_problem("mlp")
     expected = GGNOperator(tiny.problem((2, 3, 4)))
     V = directions(expected.space, 2)
     for rank, (found, random) in enumerate(_ranks(told)):
+        if rank and subject.tagged("sharded"):
+            continue  # rank 0 has them whole
         record.true(torch.equal(random, V), f"rank {rank}: the random vectors are not those of one process")
         record.at_most("the relative gap of the product", gap(found, expected.apply(V)), rounding(expected.dtype))
+
+
+def _place(thing: Any) -> str:
+    """Where another process imports it from.
+
+    Raises
+    ------
+    SkippedError
+        If no other process can.
+    """
+    module, name = getattr(thing, "__module__", "__main__"), getattr(thing, "__qualname__", "<nameless>")
+    place = f"{module}:{name}"
+    if "<" in name or module == "__main__":
+        msg = f"{place} is no module's own, so that no other process can import it"
+        raise SkippedError(msg)
+    return place
 
 
 def _ranks(told: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:

@@ -1,7 +1,6 @@
 """The laws of loss adapters: sums that add up, a curvature that is the loss's own, a model that is only read.
 
-They run on the model and batches of the case; a loss tagged "classification" or "regression" that names no models of
-its own (`matches`) runs on a small MLP where there is no case.
+What they run on is in `loss_setting.py`.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvkit_core.kernels import Kernels
 from curvkit_core.losses import (
+    BindsToModel,
     ComputesUnitLosses,
     GivesGGN,
-    LossAdapter,
     PreparesSecondOrder,
     SamplesTargets,
     UsesKernels,
@@ -25,55 +25,14 @@ from curvkit_core.losses import (
 from curvkit_core.losses.batch_tree import tensors
 from curvkit_core.operators import HessianOperator
 from curvkit_core.problem import Problem
+from curvkit_core.problem.batches import microbatches
 from curvkit_core.testing.check import Record, SkippedError, check
 from curvkit_core.testing.left_as_it_was import differences, snapshot
+from curvkit_core.testing.loss_setting import bound, made_loss, model_and_batches, outputs, setting, with_outputs
 from curvkit_core.testing.measures import directions, gap, rounding
 from curvkit_core.testing.subject import Subject
-from curvkit_core.testing.variants import singles
 
 __all__ = ["CHECKS"]
-
-
-def _loss(subject: Subject) -> Any:
-    loss = subject.build()
-    if not isinstance(loss, LossAdapter):
-        msg = f"the factory gave a {type(loss).__name__} without outputs, loss_sum and num_units"
-        raise AssertionError(msg)
-    return loss
-
-
-def _model_and_batches(subject: Subject) -> tuple[nn.Module, list[Any]]:
-    case = subject.case
-    if case.model is not None and case.batches is not None:
-        return case.model().eval(), list(case.batches())
-    wanted = f"hand in Case(component={subject.name!r}, model=..., batches=...)"
-    if case.model is not None or case.batches is not None:
-        msg = f"the case has only one of model and batches: {wanted}"
-        raise SkippedError(msg)
-    if subject.spec.matches or not subject.tagged("classification", "regression"):
-        msg = f"it needs a model of its kind: {wanted}"
-        raise SkippedError(msg)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double().eval()
-        inputs = torch.randn(6, 3, dtype=torch.float64)
-        classes, values = torch.randint(0, 3, (6,)), torch.randn(6, 3, dtype=torch.float64)
-    targets = classes if subject.tagged("classification") else values
-    return model, list(zip(inputs.split((4, 2)), targets.split((4, 2)), strict=True))
-
-
-def _outputs(loss: Any, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
-    with loss.second_order(model) if isinstance(loss, PreparesSecondOrder) else nullcontext():
-        found: tuple[Tensor, ...] = loss.outputs(model, batch)
-    return found
-
-
-def _told(subject: Subject) -> tuple[Any, nn.Module, list[Any], tuple[Tensor, ...]]:
-    """The loss, model, batches, and the first batch's outputs without a graph."""
-    loss = _loss(subject)
-    model, batches = _model_and_batches(subject)
-    y = tuple(part.detach() for part in _outputs(loss, model, batches[0]))
-    return loss, model, batches, y
 
 
 def _limit(y: tuple[Tensor, ...]) -> float:
@@ -89,23 +48,22 @@ def _scalar_gap(found: Any, expected: Any) -> float:
 @check("loss adapter", prefix="loss")
 def outputs_are_graph_tensors(subject: Subject, record: Record) -> None:
     """`outputs` gives a tuple of finite tensors with a graph to the model's parameters."""
-    loss = _loss(subject)
-    model, batches = _model_and_batches(subject)
-    y = _outputs(loss, model, batches[0])
+    loss, model, batches = setting(subject)
+    y = outputs(loss, model, batches[0])
     record.true(isinstance(y, tuple) and y, f"outputs gave a {type(y).__name__}, expected a tuple of tensors")
     record.true(all(isinstance(part, Tensor) for part in y), "outputs gave a tuple with an item that is no tensor")
     record.true(all(bool(part.detach().isfinite().all()) for part in y), "an output holds inf or NaN")
     record.true(any(part.requires_grad for part in y), "no output has a graph: was something detached?")
+    record.note("output tensors", len(y))
 
 
 @check("loss adapter", prefix="loss")
 def sums_add_up(subject: Subject, record: Record) -> None:
     """loss_sum and num_units of a batch are the sums of those of its rows: never means."""
-    loss, model, batches, y = _told(subject)
+    loss, model, batches, y = with_outputs(subject)
     limit = _limit(y)
     for batch in batches:
-        problem = Problem(model, [batch], loss, preflight="off")
-        rows = singles(problem)
+        rows = list(microbatches(batch, 1))
         record.more_than("rows of a batch", len(rows), 1)
         with torch.no_grad():
             whole = float(loss.loss_sum(loss.outputs(model, batch), batch))
@@ -122,7 +80,7 @@ def reference(subject: Subject, record: Record) -> None:
     if subject.case.truth is None:
         msg = f"no truth was handed in: Case(component={subject.name!r}, truth=lambda model, batch: (sum, units))"
         raise SkippedError(msg)
-    loss, model, batches, y = _told(subject)
+    loss, model, batches, y = with_outputs(subject)
     for batch in batches:
         total, units = subject.case.truth(model, batch)
         with torch.no_grad():
@@ -145,12 +103,12 @@ def ignored_content(subject: Subject, record: Record) -> None:
             noise = 7 * torch.ones_like(batch[0][:1])
             return torch.cat([noise, batch[0]]), torch.cat([torch.full_like(batch[1][:1], mark), batch[1]])
 
-    loss, model, batches, y = _told(subject)
+    loss, model, batches, y = with_outputs(subject)
     for batch in batches:
         longer = add(batch)
         told = []
         for one in (batch, longer):
-            total = loss.loss_sum(_outputs(loss, model, one), one)
+            total = loss.loss_sum(outputs(loss, model, one), one)
             slopes = torch.autograd.grad(total, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
             gradient = torch.cat([s.reshape(-1).double() for s in slopes if s is not None])
             told.append((float(total.detach()), float(loss.num_units(one)), gradient))
@@ -185,7 +143,7 @@ def _flat(parts: tuple[Tensor, ...]) -> Tensor:
 @check("loss adapter", prefix="loss")
 def ggn_is_the_curvature(subject: Subject, record: Record) -> None:
     """For one output tensor `ggn` times dy is the Hessian of loss_sum in it times dy, by double backward."""
-    loss, _, batches, y = _told(subject)
+    loss, _, batches, y = with_outputs(subject)
     if not isinstance(loss, GivesGGN):
         msg = "it gives no closed form: autograd differentiates loss_sum twice"
         if len(y) > 1:
@@ -210,7 +168,7 @@ def ggn_is_the_curvature(subject: Subject, record: Record) -> None:
 @check("loss adapter", prefix="loss")
 def ggn_is_symmetric_and_positive(subject: Subject, record: Record) -> None:
     """<ggn(d), e> = <d, ggn(e)>, <d, ggn(d)> >= 0, and several directions on a leading axis are one by one."""
-    loss, _, batches, y = _told(subject)
+    loss, _, batches, y = with_outputs(subject)
     if not isinstance(loss, GivesGGN):
         msg = "it gives no closed form"
         raise SkippedError(msg)
@@ -229,7 +187,7 @@ def ggn_is_symmetric_and_positive(subject: Subject, record: Record) -> None:
 @check("loss adapter", prefix="loss")
 def units(subject: Subject, record: Record) -> None:
     """With the tag "units" it tells its units' losses, (U,), which sum to loss_sum with the same gradient."""
-    loss, _, batches, y = _told(subject)
+    loss, _, batches, y = with_outputs(subject)
     told = isinstance(loss, ComputesUnitLosses)
     record.equal('the tag "units"', subject.tagged("units"), told)
     if not told:
@@ -262,7 +220,7 @@ class _Uniforms:
 @check("loss adapter", prefix="loss")
 def sampling(subject: Subject, record: Record) -> None:
     """The sampled losses' gradients r_u have E sum_u <r_u, d>^2 = <d, H d>, H being the loss's own curvature in y."""
-    loss, _, batches, y = _told(subject)
+    loss, _, batches, y = with_outputs(subject)
     if not isinstance(loss, SamplesTargets):
         msg = "it draws no targets"
         raise SkippedError(msg)
@@ -287,13 +245,57 @@ def sampling(subject: Subject, record: Record) -> None:
     record.at_most("the mean's distance", abs(float(drawn.mean()) - truth), 4.5 * error + _limit(y) * truth)
 
 
+def _products(loss: Any, model: nn.Module, batch: Any, along: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Loss sum, units, gradient and GGN times a direction in the parameters, by textbook differentiation."""
+    leaves = [p for p in model.parameters() if p.requires_grad]
+    twice = loss.second_order(model) if isinstance(loss, PreparesSecondOrder) else nullcontext()
+    with twice, sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        y = loss.outputs(model, batch)
+        live = [place for place, part in enumerate(y) if part.requires_grad]  # a head's bias may be a buffer
+        ends = [y[place] for place in live]
+        u = [torch.zeros_like(part).requires_grad_() for part in ends]
+        pulled = torch.autograd.grad(ends, leaves, u, create_graph=True, materialize_grads=True)
+        # J v by differentiating J^T u, which is linear in u
+        moved = torch.autograd.grad(pulled, u, along, retain_graph=True, materialize_grads=True)
+        dy = [torch.zeros_like(part) for part in y]
+        for place, direction in zip(live, moved, strict=True):
+            dy[place] = direction
+        told, along_y = tuple(part.detach() for part in y), tuple(dy)
+        closed = isinstance(loss, GivesGGN)
+        curved = loss.ggn(told, batch, along_y) if closed else _curvature(loss, told, batch, along_y)
+        weights = [curved[place] for place in live]
+        product = torch.autograd.grad(ends, leaves, weights, retain_graph=True, materialize_grads=True)
+        total = loss.loss_sum(y, batch)
+        slope = torch.autograd.grad(total, leaves, materialize_grads=True)
+    sums = {"loss": total.detach(), "units": torch.as_tensor(float(loss.num_units(batch)))}
+    return sums | {"gradient": _flat(slope), "GGN product": _flat(product)}
+
+
+@check("loss adapter", prefix="loss")
+def binding(subject: Subject, record: Record) -> None:
+    """Where it binds to its model, what it gives is the same loss: its sum, units, gradient and GGN, batch by batch."""
+    unbound = made_loss(subject)
+    if not isinstance(unbound, BindsToModel):
+        msg = "it does not bind to its model"
+        raise SkippedError(msg)
+    model, batches = model_and_batches(subject)
+    seen: Any = Problem(model, batches, unbound, preflight="off").loss
+    record.equal("its class", type(seen), type(unbound))
+    limit = _limit(outputs(unbound, model, batches[0]))
+    along = _normal(tuple(p for p in model.parameters() if p.requires_grad), 6)
+    for batch in batches:
+        expected, found = (_products(loss, model, batch, along) for loss in (unbound, seen))
+        for what, value in expected.items():
+            record.at_most(f"the relative gap of the {what}", gap(found[what], value), limit)
+
+
 @check("loss adapter", prefix="loss")
 def leaves_all_as_it_was(subject: Subject, record: Record) -> None:
-    """Outputs, sums, units and `second_order` leave the model, its mode, the data and the random state as they were."""
-    loss = _loss(subject)
-    model, batches = _model_and_batches(subject)
+    """`bind`, `second_order`, outputs, sums and units leave model, mode, data and random state as they were."""
+    model, batches = model_and_batches(subject)
     before = snapshot(model, batches)
-    y = _outputs(loss, model, batches[0])
+    loss = bound(subject, made_loss(subject), model, batches)
+    y = outputs(loss, model, batches[0])
     loss.loss_sum(y, batches[0]).detach()
     loss.num_units(batches[0])
     if isinstance(loss, PreparesSecondOrder):
@@ -313,8 +315,8 @@ class _BoomError(Exception):
 @check("loss adapter", prefix="loss")
 def second_derivatives(subject: Subject, record: Record) -> None:
     """The Hessian's product with this loss passes the preflight checks: nothing detached, no derivative missing."""
-    loss = _loss(subject)
-    model, batches = _model_and_batches(subject)
+    loss = made_loss(subject)
+    model, batches = model_and_batches(subject)
     op = HessianOperator(Problem(model, batches, loss, preflight="error"))
     v, w = directions(op.space, 2)
     found = op.apply(torch.stack([v, w]))
@@ -342,7 +344,7 @@ def matches(subject: Subject, record: Record) -> None:
 @check("loss adapter", prefix="loss")
 def kernels(subject: Subject, record: Record) -> None:
     """Where it uses kernels, `with_kernels` gives an equal loss of the same class, and the old one is as it was."""
-    loss, _, batches, y = _told(subject)
+    loss, _, batches, y = with_outputs(subject)
     if not isinstance(loss, UsesKernels):
         msg = "it uses no kernels"
         raise SkippedError(msg)
@@ -355,7 +357,7 @@ def kernels(subject: Subject, record: Record) -> None:
 @check("loss adapter", prefix="loss")
 def batch_is_read_only(subject: Subject, record: Record) -> None:
     """Every method reads the same batch twice and says the same: nothing is kept between calls, nothing drawn."""
-    loss, model, batches, y = _told(subject)
+    loss, model, batches, y = with_outputs(subject)
     record.more_than("tensors in the batch", len(list(tensors(batches[0]))), 0)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(987)  # what draws from a global generator gives something else
@@ -375,6 +377,7 @@ CHECKS = (
     ggn_is_symmetric_and_positive,
     units,
     sampling,
+    binding,
     leaves_all_as_it_was,
     second_derivatives,
     matches,

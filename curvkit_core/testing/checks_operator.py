@@ -28,7 +28,11 @@ _SCALE = 2.0**-20  # exact in floating point, and far from one
 
 def _problem(subject: Subject) -> Problem:
     """The case's problem, or the kit's own."""
-    return tiny_problem("mlp").problem() if subject.case.problem is None else subject.case.problem()
+    if subject.case.problem is None:
+        return _tiny(subject).problem()
+    made = subject.case.problem()
+    model = subject.prepared(made.model)
+    return made if model is made.model else retold(made, model=model)
 
 
 def _tiny(subject: Subject) -> TinyProblem:
@@ -36,7 +40,8 @@ def _tiny(subject: Subject) -> TinyProblem:
     if subject.case.problem is not None:
         msg = "it needs the kit's own model, and the case brings another"
         raise SkippedError(msg)
-    return tiny_problem("mlp")
+    tiny = tiny_problem("mlp")
+    return evolve(tiny, model=subject.prepared(tiny.model))
 
 
 def _operator(subject: Subject, problem: Problem | None = None, **options: Any) -> CurvatureOperator:
@@ -94,7 +99,7 @@ def narrow_parameters(subject: Subject, record: Record) -> None:
     V = directions(wide.space, 2)
     truth = wide.apply(V)
     for dtype in (torch.float32, torch.bfloat16):
-        tiny = tiny_problem("mlp")
+        tiny = _tiny(subject)
         narrow = evolve(tiny, model=tiny.model.to(dtype), inputs=tiny.inputs.to(dtype))
         op = _operator(subject, narrow.problem())
         record.equal(f"the vectors' dtype with {dtype} parameters", op.dtype, torch.float32)

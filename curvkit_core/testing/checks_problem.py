@@ -13,6 +13,7 @@ from curvkit_core.testing.check import Record, SkippedError, check
 from curvkit_core.testing.left_as_it_was import differences, snapshot
 from curvkit_core.testing.measures import directions
 from curvkit_core.testing.subject import Subject
+from curvkit_core.testing.variants import retold
 
 __all__ = ["CHECKS"]
 
@@ -22,7 +23,8 @@ def _problem(subject: Subject, **options: Any) -> Problem:
     if not isinstance(built, Problem):
         msg = f"the factory gave a {type(built).__name__}: expected a curvkit_core.Problem"
         raise AssertionError(msg)
-    return built
+    model = subject.prepared(built.model)
+    return built if model is built.model else retold(built, model=model, preflight=built.preflight)
 
 
 @check("problem")

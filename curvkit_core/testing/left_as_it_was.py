@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ def snapshot(model: nn.Module | None, batches: list[Any]) -> dict[str, Any]:
     if model is not None:
         named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
         for name, t in named:
-            seen[f"object of {name}"] = (id(t), t.data_ptr(), t.requires_grad)
+            seen[f"object of {name}"] = (id(t), _local(t).data_ptr(), t.requires_grad)
             seen[f"value of {name}"] = _bytes(t)
         for name, p in model.named_parameters():
             seen[f"gradient of {name}"] = None if p.grad is None else (id(p.grad), _bytes(p.grad))
@@ -53,5 +53,12 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
 
 
+def _local(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded parameter; any other is that itself."""
+    to_local = getattr(tensor.detach(), "to_local", None)
+    return tensor if to_local is None else cast(Tensor, to_local())
+
+
 def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    own = _local(tensor).detach().cpu().contiguous()
+    return own.view(-1).view(torch.uint8).numpy().tobytes() if own.numel() else b""

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from attrs import evolve
@@ -201,7 +202,8 @@ def _outcome(check: Check, subject: Subject, record: Record) -> tuple[str, str]:
     try:
         if check.executes and (why := subject.why_not()):
             return "skip", why
-        check.run(subject, record)
+        with nullcontext() if subject.case.within is None else subject.case.within():
+            check.run(subject, record)
     except SkippedError as skipped:
         return "skip", str(skipped)
     except LawBrokenError as broken:

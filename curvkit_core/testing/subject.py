@@ -14,6 +14,8 @@ from curvkit_core.testing.case import Case
 from curvkit_core.testing.check import SkippedError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from curvkit_core.host.registry import Registry
 
 __all__ = ["Subject"]
@@ -113,6 +115,10 @@ class Subject:
         if isinstance(self.spec, KernelSpec):
             return self.factory
         return self.factory(*arguments) if config is None else self.factory(*arguments, config)
+
+    def prepared(self, model: nn.Module) -> nn.Module:
+        """The model as the case prepares it."""
+        return model if self.case.prepare is None else self.case.prepare(model)
 
     def has_option(self, name: str) -> bool:
         """Whether its configuration has this field."""

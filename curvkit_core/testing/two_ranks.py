@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from attrs import evolve
 
 from curvkit_core.config import structure
 from curvkit_core.host.references import resolve
@@ -35,10 +36,13 @@ def main(told: dict[str, Any], folder: Path) -> None:
             f"its world is {backend.world} on rank {rank} of 2"
         )
         tiny = tiny_problem("mlp")
+        if told["prepare"] is not None:
+            tiny = evolve(tiny, model=resolve(told["prepare"], "the case's prepare")(tiny.model))
         problem = tiny.problem((2, 3, 4)).equipped(backend=backend)  # three batches: the ranks' numbers differ
         op = GGNOperator(problem)
         V = directions(op.space, 2)
-        torch.save({"product": op.apply(V), "random": V}, folder / f"rank-{rank}.pt")
+        whole = {"product": op.space.whole_rows(op.apply(V)), "random": op.space.whole_rows(V)}
+        torch.save(whole, folder / f"rank-{rank}.pt")
     finally:
         dist.destroy_process_group()
 

@@ -67,7 +67,8 @@ def reference_page(title: str, homes: tuple[str, ...]) -> str:
 def hook_page(name: str, hook: Callable[..., Any]) -> str:
     """A hook's docstring, which is reStructuredText, as Markdown: its code blocks are plugins that run."""
     text = inspect.getdoc(hook) or ""
-    lines, body = [f"# {name}", "", f"`{name}{inspect.signature(hook)}`", ""], text.split("\n")
+    signature = str(inspect.signature(hook)).replace("'", "")  # annotations are strings there
+    lines, body = [f"# {name}", "", f"`{name}{signature}`", ""], text.split("\n")
     at = 0
     while at < len(body):
         line = body[at]

@@ -16,6 +16,8 @@ __all__ = ["Roles"]
 _MATH = re.compile(r":math:`((?:[^`]|\n)+)`")
 _BLOCK = re.compile(r"^\.\. math::\n\n((?:    .*\n|\n)+)", re.MULTILINE)
 _ROLE = re.compile(r":(?:func|class|meth|mod|attr):`~?([^`]+)`")
+_CITED = re.compile(r"(?<=\[)(\d+)\]_")
+_REFERENCE = re.compile(r"^\.\. \[(\d+)\] ", re.MULTILINE)
 
 
 class Roles(griffe.Extension):
@@ -28,7 +30,9 @@ class Roles(griffe.Extension):
 
 
 def rewritten(text: str) -> str:
-    """Math as MathML, cross-references as code, double backticks as single ones."""
+    """Math as MathML, cross-references as code, double backticks as single ones, references as a list."""
     text = _BLOCK.sub(lambda m: convert(" ".join(m[1].split()), display="block") + "\n\n", text)
-    text = _MATH.sub(lambda m: convert(" ".join(m[1].split())), text)
+    # inside a span: Markdown takes a line that begins with <math> for a block of its own
+    text = _MATH.sub(lambda m: f"<span>{convert(' '.join(m[1].split()))}</span>", text)
+    text = _CITED.sub(r"\1]", _REFERENCE.sub(r"- \\[\1\\] ", text))
     return _ROLE.sub(r"`\1`", text).replace("``", "`")

@@ -147,6 +147,32 @@ def test_other_fenced_blocks_are_shell_set_up_only():
     assert [block.text.count("\n") for block in blocks("sh")] == [1, 1, 1]
 
 
+def scripts_shown(text: str) -> list[tuple[str, list[str]]]:
+    """(script, its options) of each indented line that runs a script of the repository."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    lines = re.findall(r"^    python (\S+\.py)(.*)$", joined, re.MULTILINE)
+    return [(script, re.findall(r"--[a-z-]+", rest)) for script, rest in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_scripts_and_sessions_that_a_page_names_exist(page):
+    """What takes minutes is not run here: the script is there and knows its options, the session is the noxfile's."""
+    text = page.read_text()
+    for script, options in scripts_shown(text):
+        source = (ROOT / script).read_text()
+        assert set(options) <= set(re.findall(r"\"(--[a-z-]+)\"", source)), script
+    sessions = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
+    named = set(re.findall(r"nox -s \"?([a-z_0-9]+)", text))
+    assert named <= sessions
+
+
+def test_the_pages_name_scripts():
+    """Control: scripts and their options are found, also over the end of a line."""
+    found = [shown for page in PAGES for shown in scripts_shown(page.read_text())]
+    assert len(found) >= 10
+    assert any("--cells" in options and "--preflight" in options for _, options in found)
+
+
 def test_a_wrong_listing_is_refused():
     """Negative control of the comparison."""
     assert matches(["a  1", "..."], "a  1\nb\nc\n")

@@ -5,7 +5,10 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+
+from curvkit_core.scaffold import new_plugin
 
 GUIDE = Path(__file__).parents[2] / "docs" / "plugins.md"
 
@@ -21,6 +24,13 @@ def transcript() -> list[tuple[str, list[str]]]:
         else:
             found[-1][1].append(line)
     return found
+
+
+def code_blocks() -> list[str]:
+    """The guide's indented blocks of Python: what stands in an author's files."""
+    plain = re.sub(r"^```.*?^```$", "", GUIDE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"(?:^(?:    .*)?\n)+", plain, re.MULTILINE)
+    return [textwrap.dedent(block).strip() for block in blocks if re.match(r"\s*(from|import|[A-Z_]+ =) ", block)]
 
 
 def shown_in(shown: list[str], output: str) -> bool:
@@ -65,6 +75,16 @@ def test_the_transcript_is_what_happens(tmp_path: Path) -> None:
         # plugins that are installed here, and are not in the reader's environment
         printed = "".join(line for line in done.stdout.splitlines(keepends=True) if "  blocked  " not in line)
         assert shown_in(shown, printed), f"{command} prints\n{printed}"
+
+
+def test_the_guides_fragments_are_in_the_package(tmp_path: Path) -> None:
+    """What the guide shows without running it stands in a generated package, line by line, and is run there."""
+    place = new_plugin("acme", "operator", tmp_path / "made")
+    package = "\n".join(path.read_text() for path in sorted(place.rglob("*.py")))
+    fragments = code_blocks()
+    assert len(fragments) == 2
+    for line in (line for block in fragments for line in block.splitlines() if line.strip()):
+        assert f"{line}\n" in package, line
 
 
 def test_another_listing_is_refused() -> None:

@@ -9,12 +9,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from testing import broken_algorithms, broken_losses, broken_operators, broken_others
+from testing import broken_algorithms, broken_bindings, broken_losses, broken_operators, broken_others
 
 from curvkit_core.host.kinds import KINDS
 from curvkit_core.testing import Case, CheckResult, checks_for, dense_ggn, run_checks
 
-SETS = (broken_operators, broken_algorithms, broken_losses, broken_others)
+SETS = (broken_operators, broken_algorithms, broken_losses, broken_bindings, broken_others)
 BROKEN = {f"{name} ({spec.kind})": (check, spec) for part in SETS for name, (check, spec) in part.BROKEN.items()}
 SOUND = {f"{name} ({spec.kind})": spec for part in SETS for name, spec in part.SOUND.items()}
 CASES = [*broken_losses.CASES, Case(component="local/broken", truth=dense_ggn)]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from typing import Any
 
 import pytest
 from attrs import evolve
+from testing import broken_bindings, broken_losses
 from testing.broken_operators import Around, SumNotMean, spec
+from torch import nn
 
-from curvkit_core import KernelSpec, OperatorSpec, load_registry
+from curvkit_core import KernelSpec, OperatorSpec, Problem, load_registry
 from curvkit_core.errors import CurvkitError
 from curvkit_core.host.kinds import KINDS
 from curvkit_core.testing import (
@@ -25,6 +30,7 @@ from curvkit_core.testing import (
     run_checks,
     running,
     summary,
+    tiny_problem,
 )
 from curvkit_core.testing.catalogue import all_checks
 from curvkit_core.testing.subject import Subject
@@ -153,6 +159,69 @@ def test_several_cases_run_each_and_what_does_not_execute_once() -> None:
         ("operator-linear", "a"),
         ("operator-linear", "b"),
     ]
+
+
+def test_a_case_surrounds_its_checks_with_a_context() -> None:
+    """It is open inside each check, closed after one that fails too; one that cannot be opened fails the check."""
+    events: list[str] = []
+
+    @contextmanager
+    def within() -> Iterator[None]:
+        events.append("open")
+        try:
+            yield
+        finally:
+            events.append("closed")
+
+    def fails(subject: Subject, record: Record) -> None:
+        events.append("runs")
+        record.at_most("one", 1.0, 0.5)
+
+    subject = Subject(spec(Around), REGISTRY, Case(component="local/broken", within=within))
+    assert running.run_check(a_check(fails), subject).status == "fail"
+    assert events == ["open", "runs", "closed"]
+    shut = Case(component="local/broken", within=lambda: nullcontext(1 / 0))
+    found = running.run_check(a_check(fails), Subject(spec(Around), REGISTRY, shut))
+    assert (found.status, found.reason) == ("fail", "ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize("brings", [True, False])
+def test_a_case_prepares_every_model(brings: bool) -> None:
+    """The kit's own and the case's: the operator, and the truth it is held to, are of the model that it gives."""
+    seen: list[nn.Module] = []
+    given: list[nn.Module] = []
+
+    def build(problem: Problem) -> Any:
+        seen.append(problem.model)
+        return Around(problem)
+
+    def prepare(model: nn.Module) -> nn.Module:
+        given.append(deepcopy(model))
+        return given[-1]
+
+    case = Case(
+        component="local/broken",
+        truth=dense_ggn,
+        problem=tiny_problem("quadratic").problem if brings else None,
+        prepare=prepare,
+    )
+    made = OperatorSpec(name="local/broken", summary="As it is", factory=build, tags=("symmetric",))
+    only = ["operator-dense-match", "operator-narrow-parameters", "operator-linear"]
+    results = run_checks(made, registry=REGISTRY, cases=case, only=only)
+    assert [result.status for result in results] == ["skip" if brings else "pass", "pass", "pass"]
+    assert len(seen) == (2 if brings else 5)  # of three dtypes on the kit's own, and once for each other law
+    assert {id(model) for model in seen} == {id(model) for model in given}
+
+
+@pytest.mark.parametrize(("bind", "outputs"), [(True, 3), (False, 1)])
+def test_a_case_says_whether_a_loss_is_bound(bind: bool, outputs: int) -> None:
+    """Bound it hands over hidden states, weight and bias, else logits; the law of binding is asked of both."""
+    case = evolve(broken_losses.CASES[0], bind=bind)
+    only = ["loss-outputs-are-graph-tensors", "loss-binding"]
+    told, bound = run_checks(broken_bindings.spec(broken_bindings.Sound), registry=REGISTRY, cases=case, only=only)
+    assert (told.status, bound.status) == ("pass", "pass")
+    assert told.numbers["output tensors"] == outputs
+    assert bound.numbers["the relative gap of the GGN product"] <= 1e-13
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,19 @@
 """What the conformance checks try the backends on: one process is a group of one, where no launcher has made a larger.
 
-The checks that run in this process hold the backend as rank 0 of 1; those of two ranks start their own processes. The
-laws that need a sharded model on several ranks are held by this plugin's own tests.
+The checks that run in this process hold the backend as rank 0 of 1; those of two ranks start their own processes.
 """
 
 from __future__ import annotations
 
-import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.distributed as dist
 
 from curvkit_core.testing import Case
+from curvkit_ddp.sharding import shard
 
-__all__ = ["CASES", "cases_alone", "group_of_one"]
-
-CASES = (
-    # their probe asks for several ranks, which one process is not: it is tried all the same
-    Case(component="ddp/replicated", assume_available=True),
-    Case(
-        component="ddp/sharded",
-        assume_available=True,
-        expected_failed={
-            "backend-product": "it takes models whose parameters are sharded, and the kit's are plain tensors",
-        },
-    ),
-)
+__all__ = ["CASES", "group_of_one"]
 
 
 @contextmanager
@@ -42,10 +29,8 @@ def group_of_one() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def cases_alone() -> tuple[Case, ...]:
-    """The cases, with a process group of one for as long as this process lives: what ``curvkit check ddp`` reads."""
-    if not dist.is_initialized():
-        group = group_of_one()
-        group.__enter__()
-        atexit.register(group.__exit__, None, None, None)
-    return CASES
+# their probe asks for several ranks, which one process is not: they are tried all the same
+CASES = (
+    Case(component="ddp/replicated", assume_available=True, within=group_of_one),
+    Case(component="ddp/sharded", assume_available=True, within=group_of_one, prepare=shard),
+)

@@ -47,6 +47,7 @@ def cases() -> tuple[Case, ...]:
     sequence, image = "hf/sequence-classification", "hf/image-classification"
     return (
         _tokens("hf/causal-lm", "GPT-2", _gpt2, _causal_batches, _shifted),
+        _tokens("hf/causal-lm", "GPT-2, from logits", _gpt2, _causal_batches, _shifted, bind=False),
         _tokens("hf/masked-lm", "BERT", lambda: _bert("BertForMaskedLM"), _labelled_batches, _aligned),
         _tokens("hf/seq2seq-lm", "BART", _bart, _labelled_batches, _aligned),
         _tokens("hf/seq2seq-lm", "T5, float32", _t5, _labelled_batches, _aligned),
@@ -88,12 +89,15 @@ def _tokens(
     model: Callable[[], nn.Module],
     batches: Callable[[], list[Batch]],
     truth: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]],
+    *,
+    bind: bool = True,
 ) -> Case:
     return Case(
         component=component,
         label=label,
         model=model,
         batches=batches,
+        bind=bind,
         with_ignored=_padded_and_a_row_more,
         truth=lambda made, batch: _cross_entropy(*truth(made, batch)),
     )
