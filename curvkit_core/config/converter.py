@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin
 
@@ -40,7 +41,7 @@ def make_converter() -> Converter:
     def strict(value: Any, tp: Any) -> Any:
         return _strict(value, tp, converter)
 
-    for scalar in (bool, int, float, str, bytes, Path):  # cattrs' own hooks for these beat any predicate
+    for scalar in (bool, int, float, str, bytes, Path, Enum):  # cattrs' own hooks for these beat any predicate
         converter.register_structure_hook(scalar, strict)
     # cattrs keeps hooks of unions in a table that it asks after all predicates; one that covers all would hide them
     unions: Mapping[Any, Any] = getattr(converter, "_union_struct_registry", {})

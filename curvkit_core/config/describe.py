@@ -101,15 +101,15 @@ def parameter_docs(docstring: str) -> dict[str, tuple[str, str]]:
     return docs
 
 
-def component_toml(header: str, kind: str, fields: tuple[FieldDescription, ...]) -> str:
+def component_toml(header: str, kind: str | None, fields: tuple[FieldDescription, ...]) -> str:
     """Return a block to paste: what has a default stands as it is, what is required or unset is a comment.
 
     Parameters
     ----------
     header : str
         ``[[algorithm]]`` or ``[problem]``.
-    kind : str
-        The component's name.
+    kind : str or None
+        The component's name; None for a table that is none, as ``[budget]``.
     fields : tuple of FieldDescription
         Its keys.
 
@@ -118,7 +118,7 @@ def component_toml(header: str, kind: str, fields: tuple[FieldDescription, ...])
     str
         TOML that parses as it stands.
     """
-    keys = [(f"kind = {toml_value(kind)}", "")]
+    keys = [] if kind is None else [(f"kind = {toml_value(kind)}", "")]
     for field in fields:
         if field.required:
             keys.append((f"# {field.name} = ", f"required: {field.type}"))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 from attrs import field, frozen, validators
-from torch import Tensor
 
+from curvkit_core.algorithms.delegating import Delegating
 from curvkit_core.algorithms.driver import DriverOptions, run
 from curvkit_core.algorithms.estimators.hutchinson_diagonal import HutchinsonDiagonal
 from curvkit_core.algorithms.estimators.samples import PROBE_KINDS
 from curvkit_core.algorithms.estimators.xdiag import XDiag
 from curvkit_core.algorithms.estimators.xnysdiag import XNysDiag
-from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.seeds import is_seed
-from curvkit_core.backends import VectorSpace
 from curvkit_core.operators import CurvatureOperator
 from curvkit_core.results.types import DiagonalResult
 
@@ -29,7 +27,7 @@ _METHODS: dict[str, type[_Estimator]] = {
 
 
 @frozen(kw_only=True)
-class Diagonal:
+class Diagonal(Delegating):
     """The diagonal of an operator, each element with its standard error.
 
     Parameters
@@ -52,38 +50,18 @@ class Diagonal:
     probes: str = field(default="rademacher", validator=validators.in_(PROBE_KINDS))
     seed: int | None = field(default=None, validator=is_seed)
 
-    def init(self, space: VectorSpace) -> Any:
-        """As the estimator."""
-        return self._estimator.init(space)
-
-    def ask(self, state: Any, max_rows: int) -> Tensor | None:
-        """As the estimator."""
-        return self._estimator.ask(state, max_rows)
-
-    def tell(self, space: VectorSpace, state: Any, V: Tensor, AV: Tensor) -> Any:
-        """As the estimator."""
-        return self._estimator.tell(space, state, V, AV)
-
-    def result(self, space: VectorSpace, state: Any) -> DiagonalResult:
-        """As the estimator."""
-        return self._estimator.result(space, state)
-
-    def progress(self, state: Any) -> Progress:
-        """As the estimator."""
-        return self._estimator.progress(state)
-
     @property
     def accepts_stochastic(self) -> bool:
         """Whether the estimator may multiply another matrix each time: Hutchinson's may."""
-        return getattr(self._estimator, "accepts_stochastic", False)
+        return getattr(self._engine, "accepts_stochastic", False)
 
     @property
     def needs_symmetric(self) -> bool:
         """Whether the estimator needs a symmetric operator: Hutchinson's does not."""
-        return getattr(self._estimator, "needs_symmetric", False)
+        return getattr(self._engine, "needs_symmetric", False)
 
     @property
-    def _estimator(self) -> _Estimator:
+    def _engine(self) -> _Estimator:
         return _METHODS[self.method](num_matvecs=self.num_matvecs, tol=self.tol, probes=self.probes, seed=self.seed)
 
 

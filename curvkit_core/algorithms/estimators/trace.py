@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 from attrs import field, frozen, validators
-from torch import Tensor
 
+from curvkit_core.algorithms.delegating import Delegating
 from curvkit_core.algorithms.driver import DriverOptions, run
 from curvkit_core.algorithms.estimators.hutchinson import Hutchinson
 from curvkit_core.algorithms.estimators.hutchpp import HutchPlusPlus
 from curvkit_core.algorithms.estimators.samples import PROBE_KINDS
 from curvkit_core.algorithms.estimators.xnystrace import XNysTrace
 from curvkit_core.algorithms.estimators.xtrace import XTrace
-from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.seeds import is_seed
-from curvkit_core.backends import VectorSpace
 from curvkit_core.operators import CurvatureOperator
 from curvkit_core.results.types import TraceResult
 
@@ -31,7 +29,7 @@ _METHODS: dict[str, type[_Estimator]] = {
 
 
 @frozen(kw_only=True)
-class Trace:
+class Trace(Delegating):
     """The trace of an operator with its standard error.
 
     Parameters
@@ -54,38 +52,18 @@ class Trace:
     probes: str = field(default="rademacher", validator=validators.in_(PROBE_KINDS))
     seed: int | None = field(default=None, validator=is_seed)
 
-    def init(self, space: VectorSpace) -> Any:
-        """As the estimator."""
-        return self._estimator.init(space)
-
-    def ask(self, state: Any, max_rows: int) -> Tensor | None:
-        """As the estimator."""
-        return self._estimator.ask(state, max_rows)
-
-    def tell(self, space: VectorSpace, state: Any, V: Tensor, AV: Tensor) -> Any:
-        """As the estimator."""
-        return self._estimator.tell(space, state, V, AV)
-
-    def result(self, space: VectorSpace, state: Any) -> TraceResult:
-        """As the estimator."""
-        return self._estimator.result(space, state)
-
-    def progress(self, state: Any) -> Progress:
-        """As the estimator."""
-        return self._estimator.progress(state)
-
     @property
     def accepts_stochastic(self) -> bool:
         """Whether the estimator may multiply another matrix each time: Hutchinson's may."""
-        return getattr(self._estimator, "accepts_stochastic", False)
+        return getattr(self._engine, "accepts_stochastic", False)
 
     @property
     def needs_symmetric(self) -> bool:
         """Whether the estimator needs a symmetric operator: XNysTrace does."""
-        return getattr(self._estimator, "needs_symmetric", False)
+        return getattr(self._engine, "needs_symmetric", False)
 
     @property
-    def _estimator(self) -> _Estimator:
+    def _engine(self) -> _Estimator:
         return _METHODS[self.method](num_matvecs=self.num_matvecs, tol=self.tol, probes=self.probes, seed=self.seed)
 
 

@@ -6,16 +6,13 @@ import math
 from typing import Unpack
 
 from attrs import field, frozen, validators
-from torch import Tensor
 
 from curvkit_core.algorithms.basis import BASIS_DTYPES, BASIS_STORAGES
+from curvkit_core.algorithms.delegating import Delegating
 from curvkit_core.algorithms.driver import DriverOptions, run
 from curvkit_core.algorithms.estimators.samples import PROBE_KINDS
-from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.seeds import is_seed
-from curvkit_core.algorithms.spectra.lanczos_quadrature import LanczosQuadratureState
 from curvkit_core.algorithms.spectra.spectral_sums import SpectralSum
-from curvkit_core.backends import VectorSpace
 from curvkit_core.operators import CurvatureOperator
 from curvkit_core.results.types import SpectralSumResult
 
@@ -23,7 +20,7 @@ __all__ = ["LogDet", "logdet"]
 
 
 @frozen(kw_only=True)
-class LogDet:
+class LogDet(Delegating):
     """log det(A + damping) by stochastic Lanczos quadrature. Holds `lockstep` times `steps` + 1 vectors.
 
     Parameters
@@ -57,28 +54,8 @@ class LogDet:
     basis_dtype: str | None = field(default=None, validator=validators.in_(BASIS_DTYPES))
     seed: int | None = field(default=None, validator=is_seed)
 
-    def init(self, space: VectorSpace) -> LanczosQuadratureState:
-        """As the sum."""
-        return self._sum.init(space)
-
-    def ask(self, state: LanczosQuadratureState, max_rows: int) -> Tensor | None:
-        """As the sum."""
-        return self._sum.ask(state, max_rows)
-
-    def tell(self, space: VectorSpace, state: LanczosQuadratureState, V: Tensor, AV: Tensor) -> LanczosQuadratureState:
-        """As the sum."""
-        return self._sum.tell(space, state, V, AV)
-
-    def result(self, space: VectorSpace, state: LanczosQuadratureState) -> SpectralSumResult:
-        """As the sum."""
-        return self._sum.result(space, state)
-
-    def progress(self, state: LanczosQuadratureState) -> Progress:
-        """As the sum."""
-        return self._sum.progress(state)
-
     @property
-    def _sum(self) -> SpectralSum:
+    def _engine(self) -> SpectralSum:
         return SpectralSum(
             function="log",
             damping=self.damping,

@@ -6,13 +6,12 @@ from typing import Any, Unpack
 
 import torch
 from attrs import evolve, field, frozen, validators
-from torch import Tensor
 
 from curvkit_core.algorithms.basis import BASIS_DTYPES, BASIS_STORAGES
+from curvkit_core.algorithms.delegating import Delegating
 from curvkit_core.algorithms.driver import DriverOptions, run
 from curvkit_core.algorithms.eigenpairs.wanted import ENDS
 from curvkit_core.algorithms.estimators.samples import PROBE_KINDS
-from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.seeds import is_seed
 from curvkit_core.algorithms.spectra.deflated_density import DeflatedQuadrature, DeflatedRules
 from curvkit_core.algorithms.spectra.kpm import ChebyshevMoments, MomentsSoFar
@@ -37,7 +36,7 @@ _COVERS = {
 
 
 @frozen(kw_only=True)
-class SpectralDensity:
+class SpectralDensity(Delegating):
     """The spectral density of a symmetric operator.
 
     Parameters
@@ -101,18 +100,6 @@ class SpectralDensity:
                 msg = f"{name}={value!r} has no effect with method={self.method!r}. Leave it out."
                 raise ValueError(msg)
 
-    def init(self, space: VectorSpace) -> Any:
-        """As the method."""
-        return self._engine.init(space)
-
-    def ask(self, state: Any, max_rows: int) -> Tensor | None:
-        """As the method."""
-        return self._engine.ask(state, max_rows)
-
-    def tell(self, space: VectorSpace, state: Any, V: Tensor, AV: Tensor) -> Any:
-        """As the method."""
-        return self._engine.tell(space, state, V, AV)
-
     def result(self, space: VectorSpace, state: Any) -> DensityResult:
         """The density of the probes finished so far, before the first of the steps made so far; else empty."""
         plain = DensityResult(
@@ -125,10 +112,6 @@ class SpectralDensity:
         )
         found = _put(plain, self._engine.result(space, state), space.eps)
         return found.redraw(sigma=self.sigma, grid_size=self.grid_size, scale=self.scale)
-
-    def progress(self, state: Any) -> Progress:
-        """As the method."""
-        return self._engine.progress(state)
 
     @property
     def _engine(self) -> LanczosQuadrature | ChebyshevMoments | DeflatedQuadrature:

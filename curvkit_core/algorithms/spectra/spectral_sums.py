@@ -21,9 +21,9 @@ from attrs import Attribute, field, frozen, validators
 from torch import Tensor
 
 from curvkit_core.algorithms.basis import BASIS_DTYPES, BASIS_STORAGES
+from curvkit_core.algorithms.delegating import Delegating
 from curvkit_core.algorithms.driver import DriverOptions, run
 from curvkit_core.algorithms.estimators.samples import PROBE_KINDS
-from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.seeds import is_seed
 from curvkit_core.algorithms.spectra.lanczos_quadrature import LanczosQuadrature, LanczosQuadratureState, LanczosRules
 from curvkit_core.algorithms.spectra.quadrature_rules import radau_rules
@@ -48,7 +48,7 @@ def _named(instance: Any, attribute: Attribute[str], value: Any) -> None:
 
 
 @frozen(kw_only=True)
-class SpectralSum:
+class SpectralSum(Delegating):
     """tr f(A) by stochastic Lanczos quadrature. Holds `lockstep` times `steps` + 1 vectors.
 
     Parameters
@@ -85,21 +85,9 @@ class SpectralSum:
     basis_dtype: str | None = field(default=None, validator=validators.in_(BASIS_DTYPES))
     seed: int | None = field(default=None, validator=is_seed)
 
-    def init(self, space: VectorSpace) -> LanczosQuadratureState:
-        """As the quadrature."""
-        return self._quadrature.init(space)
-
-    def ask(self, state: LanczosQuadratureState, max_rows: int) -> Tensor | None:
-        """As the quadrature."""
-        return self._quadrature.ask(state, max_rows)
-
-    def tell(self, space: VectorSpace, state: LanczosQuadratureState, V: Tensor, AV: Tensor) -> LanczosQuadratureState:
-        """As the quadrature."""
-        return self._quadrature.tell(space, state, V, AV)
-
     def result(self, space: VectorSpace, state: LanczosQuadratureState) -> SpectralSumResult:
         """The sum by the probes finished so far, before the first by the steps made so far; NaN before any."""
-        rules = self._quadrature.result(space, state)
+        rules = self._engine.result(space, state)
         lower_nodes, lower_weights = _lower(rules, space.eps)
         plain = SpectralSumResult(
             num_matvecs=state.num_matvecs,
@@ -116,12 +104,8 @@ class SpectralSum:
         )
         return plain.evaluate()
 
-    def progress(self, state: LanczosQuadratureState) -> Progress:
-        """As the quadrature."""
-        return self._quadrature.progress(state)
-
     @property
-    def _quadrature(self) -> LanczosQuadrature:
+    def _engine(self) -> LanczosQuadrature:
         return LanczosQuadrature(
             num_probes=self.num_probes,
             steps=self.steps,
