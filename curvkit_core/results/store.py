@@ -151,7 +151,7 @@ def read_stored(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(msg)
     try:
         with safe_open(tensor_path, framework="pt") as stored:
-            return document, {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
+            return document, {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 - no mapping
     except SafetensorError as error:
         msg = f"{tensor_path} is damaged: {error}"
         raise ValueError(msg) from error

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from curvkit_core.algorithms.basis import Basis
 from curvkit_core.algorithms.blocks.groups import BY, groups_of
+from curvkit_core.algorithms.blocks.places import Places, places_of, scale_within, square_within, within
 from curvkit_core.algorithms.driver import DriverOptions, run
 from curvkit_core.algorithms.estimators.samples import mean_and_stderr
 from curvkit_core.algorithms.protocol import Progress
@@ -36,7 +37,6 @@ from curvkit_core.results.sweeps import SweepResult, SweepRow
 
 __all__ = ["Sweep", "sweep"]
 
-Places = tuple[tuple[int, int], ...]
 _BREAKDOWN = 10.0  # of eps times the block's size: what is left of a vector below that is rounding
 
 
@@ -144,10 +144,10 @@ class Sweep:
     def tell(self, space: VectorSpace, state: SweepState, V: Tensor, AV: Tensor) -> SweepState:
         """Take column blocks in; when a probe, or a step of all groups, is complete, go on to the next."""
         groups = self._next(state)[: len(V)]
-        everywhere = _places(space, self.by)
+        everywhere = places_of(space, self.by)
         state.num_matvecs += len(V)
         if self._probing(state):
-            squares = [[_square(space, image, places) for places in everywhere] for image in AV.split(1)]
+            squares = [[square_within(space, image, places) for places in everywhere] for image in AV.split(1)]
             state.squares = torch.cat([state.squares, torch.tensor(squares, dtype=torch.float64)])
             state.traces = torch.cat([state.traces, space.dots(V, AV)])
             done, rest = divmod(len(state.traces), len(state.names))
@@ -226,7 +226,7 @@ class Sweep:
         """Random unit vectors, one in each group."""
         state.row = space.random("gaussian", state.seed, self.num_probes, 1)
         for places in everywhere:
-            _scale(state.row, places, 1.0 / math.sqrt(_square(space, state.row, places)))
+            scale_within(state.row, places, 1.0 / math.sqrt(square_within(space, state.row, places)))
         state.image, state.waiting = space.zeros(1), len(state.active)
 
     def _step(self, space: VectorSpace, state: SweepState, everywhere: Sequence[Places]) -> None:
@@ -238,19 +238,19 @@ class Sweep:
         lengths = list(state.lengths)
         for group in state.active:
             places = everywhere[group]
-            alpha = float(_gram(space, state.row, state.image, places)[0, 0])
+            alpha = float(within(space, state.row, state.image, places)[0, 0])
             for _ in range(2):  # Kahan-Parlett: twice is enough
-                taken = _gram(space, known, state.image, places)
+                taken = within(space, known, state.image, places)
                 for low, high in places:
                     state.image[:, low:high] -= space.combine(taken.mT, known[:, low:high])
-            beta = math.sqrt(_square(space, state.image, places))
+            beta = math.sqrt(square_within(space, state.image, places))
             state.alphas[j, group], state.betas[j, group] = alpha, beta
             lengths[group] = j + 1
             if self._goes_on(space, state, group, j + 1):
-                _scale(state.image, places, 1.0 / beta)
+                scale_within(state.image, places, 1.0 / beta)
                 going.append(group)
             else:
-                _scale(state.image, places, 0.0)
+                scale_within(state.image, places, 0.0)
                 if beta <= self._rounding(state, group, j + 1, space.eps) or j + 1 == state.sizes[group]:
                     state.betas[j, group] = 0.0  # the space of these vectors is invariant
         state.lengths, state.active = tuple(lengths), tuple(going)
@@ -345,39 +345,6 @@ def sweep(
     algorithm = Sweep(by=chosen, k=k, num_probes=num_probes, steps=steps, tol=tol, seed=seed)
     result: SweepResult = run(algorithm, op, **driver)
     return result
-
-
-def _places(space: VectorSpace, by: str | tuple[str, ...]) -> tuple[Places, ...]:
-    """Where each group lies. On shards a place a parameter, so that all ranks have as many, some of them empty."""
-    places = [group.places for group in groups_of(space, by)]
-    if space.n_local != space.n:
-        return tuple(tuple((place.start, place.stop) for place in own) for own in places)
-    return tuple(_merged(own) for own in places)
-
-
-def _merged(places: Sequence[slice]) -> Places:
-    """The places as (low, high), those that touch as one."""
-    found: list[tuple[int, int]] = []
-    for place in places:
-        if found and found[-1][1] == place.start:
-            found[-1] = (found[-1][0], place.stop)
-        else:
-            found.append((place.start, place.stop))
-    return tuple(found)
-
-
-def _gram(space: VectorSpace, A: Tensor, B: Tensor, places: Places) -> Tensor:
-    """Inner products over a group's places alone, (k, m) in float64."""
-    return torch.stack([space.gram(A[:, low:high], B[:, low:high]) for low, high in places]).sum(dim=0)
-
-
-def _square(space: VectorSpace, row: Tensor, places: Places) -> float:
-    return float(_gram(space, row, row, places)[0, 0])
-
-
-def _scale(row: Tensor, places: Places, factor: float) -> None:
-    for low, high in places:
-        row[:, low:high] *= factor
 
 
 def _ritz(alphas: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:

@@ -182,6 +182,12 @@ def test_sweep_over_groups_agrees(answers, kind):
         torch.testing.assert_close(rank.tensors[f"{kind}/sweep/rows"], expected, rtol=1e-10, atol=1e-13)
 
 
+def test_sweep_where_one_rank_has_everything(answers):
+    """The Hessian of (w x + b - y)^2 over alike x = (1, 1, 1) is 2 x x^T, x with a one for b: its eigenvalue is 8."""
+    for found in answers.fact("one rank"):
+        assert found == pytest.approx(8.0, rel=1e-10)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_mixed_devices_are_refused(answers, kind):
     """One rank's model on `meta`, or on a GPU: every rank says who has what; none of them waits."""

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from problems import BLOCKS, CUTS, VARIANTS, batches_of, counted_model, cuts_of, directions, make, operators_of
 from recorded import Recorded, message_of
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
@@ -48,6 +49,7 @@ def rank(folder: Path, *variants: str) -> None:
     algorithms(found, "sharded", sharded)
     around_the_operator(found, "replicated", replicated)
     around_the_operator(found, "sharded", sharded)
+    all_on_one_rank(found, sharded)
     counted(found, replicated)
     traffic(found, sharded)
     refused(found, replicated)
@@ -145,6 +147,14 @@ def around_the_operator(found: Recorded, kind: str, backend: ReplicatedBackend |
     found.tensors[f"{kind}/sweep/norms"] = blocks.frobenius_norms
     rows = [[r.n, r.trace, r.eigenvalues[0] if r.eigenvalues else 0.0] for r in blocks.rows]
     found.tensors[f"{kind}/sweep/rows"] = torch.tensor(rows, dtype=torch.float64)
+
+
+def all_on_one_rank(found: Recorded, backend: ShardedBackend) -> None:
+    """Parameters of one row each: rank 0 has every element, and keeps step with ranks that have none."""
+    torch.manual_seed(0)
+    model = shard(nn.Linear(3, 1).double())
+    problem = Problem(model, [(torch.ones(2, 3).double(), torch.ones(2, 1).double())], MSELoss(), backend=backend)
+    found.facts["one rank"] = sweep(HessianOperator(problem), by=("*",), num_probes=2, seed=0).rows[0].eigenvalues[0]
 
 
 def counted(found: Recorded, backend: ReplicatedBackend) -> None:
