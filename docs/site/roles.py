@@ -16,7 +16,7 @@ __all__ = ["Roles"]
 _MATH = re.compile(r":math:`((?:[^`]|\n)+)`")
 _BLOCK = re.compile(r"^\.\. math::\n\n((?:    .*\n|\n)+)", re.MULTILINE)
 _ROLE = re.compile(r":(?:func|class|meth|mod|attr):`~?([^`]+)`")
-_CITED = re.compile(r"(?<=\[)(\d+)\]_")
+_CITED = re.compile(r"\[(\d+)\]_")
 _REFERENCE = re.compile(r"^\.\. \[(\d+)\] ", re.MULTILINE)
 
 
@@ -34,5 +34,5 @@ def rewritten(text: str) -> str:
     text = _BLOCK.sub(lambda m: convert(" ".join(m[1].split()), display="block") + "\n\n", text)
     # inside a span: Markdown takes a line that begins with <math> for a block of its own
     text = _MATH.sub(lambda m: f"<span>{convert(' '.join(m[1].split()))}</span>", text)
-    text = _CITED.sub(r"\1]", _REFERENCE.sub(r"- \\[\1\\] ", text))
+    text = _CITED.sub(r"\\[\1\\]", _REFERENCE.sub(r"- \\[\1\\] ", text))
     return _ROLE.sub(r"`\1`", text).replace("``", "`")
