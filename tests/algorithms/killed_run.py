@@ -2,9 +2,11 @@
 
     python killed_run.py FOLDER KILLS
 
-Runs once to the end; then, `KILLS` times, starts afresh in a folder of its own, is killed (SIGKILL) after a random
-share of the time that a whole run takes, and goes on from what it left. Prints a JSON line: how many were killed in the
-middle of their work, how many products those had saved, and how many of the results were bit for bit the whole run's.
+Runs once to the end; then, `KILLS` times, starts afresh in a folder of its own, is killed (SIGKILL) at a random moment
+after a random number of products, and goes on from what it left. Moments are counted from the checkpoint of that
+number, not from the start: on a busy machine one run may take three times as long as another. Prints a JSON line: how
+many were killed in the middle of their work, how many products those had saved, and how many of the results were bit
+for bit the whole run's.
 Children are forked, so that torch is imported once.
 """
 
@@ -36,19 +38,28 @@ def work(folder: Path) -> None:
     (folder / "result.tmp").rename(folder / "result.pt")
 
 
-def forked(folder: Path, seconds: float | None = None) -> bool:
-    """Run `work` in a child, killed after `seconds`; whether it came to its end."""
+def forked(folder: Path, after: int | None = None, seconds: float = 0.0) -> bool:
+    """Run `work` in a child, killed `seconds` after its checkpoint number `after`; whether it came to its end."""
     child = os.fork()
     if child == 0:
         try:
             work(folder)
         finally:
             os._exit(0 if (folder / "result.pt").exists() else 1)
-    if seconds is not None:
+    if after is not None:
+        while after and not (folder / f"checkpoint-{after:06d}.json").exists():
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
+            time.sleep(0.0005)
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     return os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
+
+
+def _numbers(folder: Path) -> list[int]:
+    return [int(path.stem.rpartition("-")[2]) for path in folder.glob("checkpoint-*.json")]
 
 
 def main() -> None:
@@ -59,12 +70,13 @@ def main() -> None:
     assert forked(base / "whole")
     length = time.perf_counter() - begun
     expected = torch.load(base / "whole" / "result.pt", weights_only=True)
+    products = max(_numbers(base / "whole"))
     moments = random.Random(0)
     equal, middle, saved = 0, 0, []
     for number in range(kills):
         folder = base / f"killed-{number}"
-        if not forked(folder, moments.uniform(0.05, 0.95) * length):
-            numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob("checkpoint-*.json")]
+        if not forked(folder, moments.randrange(products), moments.uniform(0.0, 2.0) * length / products):
+            numbers = _numbers(folder)
             middle += bool(numbers)
             saved.append(max(numbers, default=0))
         assert forked(folder)
