@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import shutil
 import warnings
@@ -33,7 +34,9 @@ def broken(fn: Any) -> Any:
     """A compiler that fails at the first call."""
 
     def call(*args: Any) -> Any:
-        raise torch._dynamo.exc.BackendCompilerFailed(plain, ValueError("no such machine"), None)
+        failed = torch._dynamo.exc.BackendCompilerFailed
+        given = (plain, ValueError("no such machine"), None)
+        raise failed(*given[: len(inspect.signature(failed).parameters)])  # torch 2.6 takes two
 
     return call
 
