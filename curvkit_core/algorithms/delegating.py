@@ -22,7 +22,7 @@ class Delegating:
 
     @property
     def _engine(self) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError  # each subclass says which; there is no algorithm without one
 
     def init(self, space: VectorSpace) -> Any:
         """As the engine."""

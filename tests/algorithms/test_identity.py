@@ -71,7 +71,8 @@ def test_a_changed_model_buffer_or_input_is_told() -> None:
     """A weight, a buffer and a right-hand side: each is the one thing that differs."""
     case = tied_mlp()
     op = HessianOperator(Problem(case.model, case.batches(), case.loss))
-    b = op.problem.space.random("gaussian", 0, 0, 1)[0]  # type: ignore[union-attr]
+    assert op.problem is not None
+    b = op.problem.space.random("gaussian", 0, 0, 1)[0]
 
     def here(vector: Tensor = b) -> dict[str, object]:
         return identity(Eigsh(k=1), op, {"b": vector})
