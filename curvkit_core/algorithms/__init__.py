@@ -26,7 +26,7 @@ from curvkit_core.algorithms.estimators.xdiag import XDiag
 from curvkit_core.algorithms.estimators.xnysdiag import XNysDiag
 from curvkit_core.algorithms.estimators.xnystrace import XNysTrace
 from curvkit_core.algorithms.estimators.xtrace import XTrace
-from curvkit_core.algorithms.protocol import Algorithm, Finishes, Progress, ReportsProgress
+from curvkit_core.algorithms.protocol import Algorithm, Finishes, HasRoom, Progress, ReportsProgress
 from curvkit_core.algorithms.seeds import fresh_seed
 from curvkit_core.algorithms.solves.cg import ConjugateGradients
 from curvkit_core.algorithms.solves.inverse import InverseOperator, SolveError
@@ -58,6 +58,7 @@ __all__ = [
     "Finishes",
     "FrobeniusNorm",
     "HutchPlusPlus",
+    "HasRoom",
     "Hutchinson",
     "HutchinsonDiagonal",
     "InverseOperator",

@@ -95,14 +95,33 @@ class Basis:
         return max(space.eps, float(torch.finfo(self.blocks[0].dtype).eps))
 
     def append(self, rows: Tensor) -> None:
-        """Add rows (k, n_local) at the end."""
+        """Add rows (k, n_local) at the end; one that lies in its :meth:`room` already is not copied."""
         low, high = self.size, self.size + len(rows)
         assert high <= self.capacity, "the basis is full"
         for start, block in self._placed():
             first, last = max(low, start), min(high, start + len(block))
-            if first < last:
+            if first < last and not same_memory(block[first - start : last - start], rows[first - low : last - low]):
                 block[first - start : last - start] = rows[first - low : last - low]
         self.size = high
+
+    def room(self, like: Tensor, ahead: int = 0) -> Tensor | None:
+        """The place (1, n_local) of the row that will be appended after `ahead` others.
+
+        None where there is none, or where rows lie otherwise than `like`: off the device, in another dtype.
+        """
+        number = self.size + ahead
+        for start, block in self._placed():
+            if start <= number < start + len(block):
+                fits = self.storage == "device" and block.device == like.device and block.dtype == like.dtype
+                return block[number - start : number - start + 1] if fits else None
+        return None
+
+    def placed(self, row: Tensor) -> Tensor:
+        """The row (1, n_local) that will be appended next, copied to its place where it has one and is not there."""
+        room = self.room(row)
+        if room is None:
+            return row
+        return room if same_memory(room, row) else room.copy_(row)
 
     def rows(self, space: VectorSpace, low: int, high: int) -> Tensor:
         """Rows `low` to `high`, in the space's dtype and on its device: a view where they lie so; not to be changed."""
@@ -126,6 +145,14 @@ class Basis:
         """Inner products W Q^T of rows W (k, n_local) with the first `size` rows: (k, size), float64 on the CPU."""
         parts = [space.gram(W, rows) for _, rows in self._loaded(space, self.size if size is None else size)]
         return torch.cat(parts, dim=1) if parts else torch.zeros((len(W), 0), dtype=torch.float64)
+
+    def gram_and_norm(self, space: VectorSpace, w: Tensor) -> tuple[Tensor, float]:
+        """The row w's inner products with all rows (1, size), and its norm: in one pass where it lies in its room."""
+        room = self.room(w)
+        if room is None or not same_memory(room, w):
+            return self.gram(space, w), float(space.norms(w)[0])
+        both = self.gram(space, w, self.size + 1)
+        return both[:, :-1], max(float(both[0, -1]), 0.0) ** 0.5
 
     def subtract(self, space: VectorSpace, H: Tensor, W: Tensor) -> None:
         """Take H Q from the rows W (k, n_local), in place; H (k, size') belongs to the first size' rows."""
@@ -185,6 +212,11 @@ class Basis:
             step = max(len(used), 1) if there else _ROWS
             for low in range(0, len(used), step):
                 yield start + low, used[low : low + step].to(device=space.device, dtype=space.dtype)
+
+
+def same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape are the same numbers in the same place."""
+    return one.data_ptr() == other.data_ptr() and one.dtype == other.dtype and one.stride() == other.stride()
 
 
 def _subtract(H: Tensor, rows: Tensor, W: Tensor) -> None:

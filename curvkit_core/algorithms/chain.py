@@ -13,7 +13,7 @@ import attrs
 from attrs import define, frozen
 from torch import Tensor
 
-from curvkit_core.algorithms.protocol import Algorithm, Finishes, Progress, ReportsProgress
+from curvkit_core.algorithms.protocol import Algorithm, Finishes, HasRoom, Progress, ReportsProgress
 from curvkit_core.backends import VectorSpace
 from curvkit_core.results.combined import CombinedResult
 
@@ -67,6 +67,11 @@ class Chain:
     def ask(self, state: ChainState, max_rows: int) -> Tensor | None:
         """As the one that runs."""
         return self._algorithm(state).ask(state.running, max_rows)
+
+    def room(self, space: VectorSpace, state: ChainState, V: Tensor) -> Tensor | None:
+        """As the one that runs."""
+        algorithm = self._algorithm(state)
+        return algorithm.room(space, state.running, V) if isinstance(algorithm, HasRoom) else None
 
     def tell(self, space: VectorSpace, state: ChainState, V: Tensor, AV: Tensor) -> ChainState:
         """As the one that runs; when the first is done, the second begins."""

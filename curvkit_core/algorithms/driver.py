@@ -19,7 +19,7 @@ from torch import Tensor
 from curvkit_core.algorithms.checkpoint import CheckpointError, CheckpointFolder, SavedRun
 from curvkit_core.algorithms.identity import circumstances, differences, identity
 from curvkit_core.algorithms.interrupts import interrupts
-from curvkit_core.algorithms.protocol import Algorithm, Finishes, Progress, ReportsProgress
+from curvkit_core.algorithms.protocol import Algorithm, Finishes, HasRoom, Progress, ReportsProgress
 from curvkit_core.algorithms.provenance import with_info
 from curvkit_core.checks.finite_values import all_finite
 from curvkit_core.errors import CurvkitError
@@ -175,17 +175,18 @@ def run(
                 raise ValueError(msg)
             begun = time.perf_counter()
             try:
-                AV = op.apply(V)
+                room = algorithm.room(space, state, V) if isinstance(algorithm, HasRoom) else None
+                AV = op.apply(V, out=room)
             except KeyboardInterrupt:
                 interrupted = "keyboard"
                 break
-            if AV.untyped_storage().data_ptr() == V.untyped_storage().data_ptr():
+            if room is None and AV.untyped_storage().data_ptr() == V.untyped_storage().data_ptr():
                 AV = AV.clone()  # an identity: the algorithm may overwrite its products, not its vectors
             matvecs, made = matvecs + V.shape[0], made + V.shape[0]
             _check_finite(AV, op, matvecs)
             with pending.deferred():
                 state = algorithm.tell(space, state, V, AV)
-                del V, AV
+                del V, AV, room
                 if saver is not None:
                     saver.after_product(state, matvecs, before + time.perf_counter() - start, width)
             pace = time.perf_counter() - begun

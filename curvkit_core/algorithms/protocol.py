@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvkit_core.backends import VectorSpace
 
-__all__ = ["Algorithm", "Finishes", "Progress", "ReportsProgress"]
+__all__ = ["Algorithm", "Finishes", "HasRoom", "Progress", "ReportsProgress"]
 
 
 @frozen(kw_only=True)
@@ -75,4 +75,16 @@ class Finishes(Protocol):
 
     def finish(self, space: VectorSpace, state: Any) -> Any:
         """Called once by the driver, before the last `result`: the state need not be able to go on afterwards."""
+        ...
+
+
+@runtime_checkable
+class HasRoom(Protocol):
+    """An algorithm whose products become part of its state, and can be computed where they will lie."""
+
+    def room(self, space: VectorSpace, state: Any, V: Tensor) -> Tensor | None:
+        """Memory for the products of the rows V that were asked, apart from theirs and in use by nothing; None: none.
+
+        Where it is given, `tell` is called with it as AV.
+        """
         ...

@@ -38,6 +38,13 @@ class Linearization(ABC):
     batch: Any
     loss: LossAdapter
     parameters: ParameterSpace
+    #: Memory (k, n) that the next vectors over the parameters may be laid out in; whoever takes it takes it once.
+    room: Tensor | None = None
+
+    def taken_room(self, rows: int) -> Tensor | None:
+        """The room, if there is one of so many rows; the next who asks finds none."""
+        room, self.room = self.room, None
+        return room if room is not None and len(room) == rows else None
 
     @abstractmethod
     def jvp(self, V: Tensor) -> Outputs:

@@ -171,7 +171,13 @@ class ReverseLinearization(Linearization):
         weight = self.graph.loss_weight
         u = u if _is_one(weight) else tuple(t * weight for t in u)
         return backward_rows(
-            self.graph.outputs, u, self._leaves, self.parameters, policy=self.graph.rows["vjp"], nbytes=self.graph.held
+            self.graph.outputs,
+            u,
+            self._leaves,
+            self.parameters,
+            policy=self.graph.rows["vjp"],
+            nbytes=self.graph.held,
+            out=self.taken_room(len(u[0])),
         )
 
     def hvp(self, V: Tensor) -> Tensor:
@@ -184,7 +190,7 @@ class ReverseLinearization(Linearization):
         along = self.parameters.unflatten_rows(V)
         policy, nbytes = self.graph.rows["hvp"], self.graph.held
         rows = policy.gradients(roots, self._leaves, [along[i] for i in where], nbytes=nbytes)
-        return self.parameters.flatten_rows(rows)
+        return self.parameters.flatten_rows(rows, out=self.taken_room(len(V)))
 
 
 def _is_one(weight: float | Tensor) -> bool:
@@ -200,8 +206,12 @@ def backward_rows(
     policy: RowPolicy | None = None,
     nbytes: int = 0,
     keep_graph: bool = True,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """J^T u for each leading entry of u through the graph of `outputs`: (k, n). It stays, unless told otherwise."""
+    """J^T u for each leading entry of u through the graph of `outputs`: (k, n), in `out` where it is given.
+
+    The graph stays, unless told otherwise.
+    """
     live = [i for i, t in enumerate(outputs) if t.requires_grad]
     rows = u[0].shape[0]
     if not live or not rows:
@@ -211,7 +221,7 @@ def backward_rows(
     slopes = policy.gradients([outputs[i] for i in live], leaves, along, nbytes=nbytes, keep_graph=keep_graph)
     rows_of_slopes = [list(row) for row in slopes]
     del slopes
-    return parameters.flatten_rows([_handed_over(row) for row in rows_of_slopes])
+    return parameters.flatten_rows([_handed_over(row) for row in rows_of_slopes], out=out)
 
 
 def _handed_over(tensors: list[Tensor | None]) -> Iterator[Tensor | None]:

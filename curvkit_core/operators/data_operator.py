@@ -50,6 +50,11 @@ class DataOperator(CurvatureOperator):
         self._problem = problem
         options = EngineOptions(strategy=strategy, cache=cache, memory_budget=memory_budget, compile=compile)
         self._engine = Engine(problem, options)
+        self._out: Tensor | None = None  # for the next pass
+
+    #: Whether `batch_product` gives what its one call of the linearization's ``vjp`` or ``hvp`` gave, and keeps
+    #: nothing of it: then that may be computed in memory that the caller has.
+    lays_out_last: bool = False
 
     @abstractmethod
     def batch_product(self, lin: Linearization, batch: Any, V: Tensor) -> Tensor:
@@ -71,17 +76,28 @@ class DataOperator(CurvatureOperator):
 
     def rows_product(self, V: Tensor) -> Tensor:
         """One pass over the data: sums and counts per microbatch, reduced over ranks, divided in one place."""
+        out, self._out = self._out, None
         problem = self._problem
         watch = checks.begin(problem, self, self._engine.options)
         self.begin_pass()
         with problem.together(V):
-            total, count = self._sums(V, watch)
+            total, count = self._sums(V, watch, out)
         product = problem.average(torch.zeros_like(V) if total is None else total, count)
         if watch is not None:
             watch.end(problem.num_units)
         return product
 
-    def _sums(self, V: Tensor, watch: checks.Watch | None) -> tuple[Tensor | None, Tensor]:
+    def rows_product_into(self, V: Tensor, out: Tensor) -> None:
+        """The same; where `lays_out_last` says so, the first microbatch's product is computed in `out` itself."""
+        self._out = out if self.lays_out_last else None
+        try:
+            product = self.rows_product(V)
+        finally:
+            self._out = None
+        if product.data_ptr() != out.data_ptr():  # on ranks, or where it was computed otherwise
+            out.copy_(product)
+
+    def _sums(self, V: Tensor, watch: checks.Watch | None, out: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """This rank's sum of products, None where it has no data, and its count."""
         problem, engine = self._problem, self._engine
         total: Tensor | None = None
@@ -91,13 +107,15 @@ class DataOperator(CurvatureOperator):
             engine.begin_pass()
             for piece in problem.pieces_in_step():
                 with engine.linearized(piece) as lin:
+                    lin.room = out if total is None else None
                     product = self.batch_product(lin, piece.batch, V)
+                    lin.room = None
                 if watch is not None:
                     watch.after(piece, lin, V, product)
                 if piece.weight != 1.0:
                     product = product * piece.weight
                 # no zeros to add to: at a language model's size each pass over n is felt
-                total = _own(product, V) if total is None else total.add_(product)
+                total = _own(product, V, out) if total is None else total.add_(product)
                 count += piece.count
                 batches = piece.number + 1
             engine.end_pass()
@@ -106,6 +124,8 @@ class DataOperator(CurvatureOperator):
         return total, count
 
 
-def _own(product: Tensor, V: Tensor) -> Tensor:
-    """The product itself, or a copy where it is the vectors that were given."""
+def _own(product: Tensor, V: Tensor, out: Tensor | None) -> Tensor:
+    """The product itself, or a copy where it is the vectors that were given; `out` may lie beside those."""
+    if out is not None and product.data_ptr() == out.data_ptr():
+        return product
     return product.clone() if product.untyped_storage().data_ptr() == V.untyped_storage().data_ptr() else product

@@ -130,6 +130,8 @@ class FisherOperator(DataOperator):
         _, each = problem.backend.reduce((sums, each))
         return int(each[: world.rank].sum()), units
 
+    lays_out_last = True
+
     def batch_product(self, lin: Linearization, batch: Any, V: Tensor) -> Tensor:
         """The sum over units of the mean over samples of g <g, v>."""
         if self._counted() is not lin:  # another microbatch: its units follow those of the last

@@ -50,6 +50,8 @@ class GGNOperator(DataOperator):
             )
             raise TypeError(msg)
 
+    lays_out_last = True
+
     def batch_product(self, lin: Linearization, batch: Any, V: Tensor) -> Tensor:
         """J^T H J V."""
         return lin.vjp(lin.loss_curvature(lin.jvp(V)))

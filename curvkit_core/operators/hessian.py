@@ -30,6 +30,8 @@ class HessianOperator(DataOperator):
         :class:`curvkit_core.linearize.EngineOptions`.
     """
 
+    lays_out_last = True
+
     def batch_product(self, lin: Linearization, batch: Any, V: Tensor) -> Tensor:
         """The Hessian of the microbatch's loss sum times V."""
         return lin.hvp(V)

@@ -48,6 +48,14 @@ class LinearMap(ABC):
         `V` must not be changed; the result is the caller's to overwrite.
         """
 
+    def rows_product_into(self, V: Tensor, out: Tensor) -> None:
+        """The same, put into `out` (k, m), which has no memory in common with `V`: by a copy, where nothing is better.
+
+        A subclass whose products can be computed in memory that is given saves that copy, and the memory, by overriding
+        this.
+        """
+        out.copy_(self.rows_product(V))
+
     def transposed(self) -> LinearMap | None:
         """A^T, or None where it is not known."""
         return None
@@ -89,8 +97,12 @@ class LinearMap(ABC):
         m, n = self.shape
         return f"{type(self).__name__}({m:,} x {n:,}, {str(self.dtype).removeprefix('torch.')}, {self.device})"
 
-    def apply(self, V: Tensor) -> Tensor:
-        """A times several vectors: rows of V, shape (k, n), and so the result, (k, m). Costs k products."""
+    def apply(self, V: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """A times several vectors: rows of V, shape (k, n), and so the result, (k, m). Costs k products.
+
+        Where `out` is given, the result is put there: (k, m), of the result's dtype and device, apart from V. At the
+        size of a language model memory that was touched before is worth having: new pages cost as much as two passes.
+        """
         if V.ndim != 2:
             msg = (
                 f"V has shape {tuple(V.shape)}: expected rows of vectors, (k, {self.domain.n}). "
@@ -99,8 +111,24 @@ class LinearMap(ABC):
             raise ValueError(msg)
         if not len(V):
             return self.codomain.zeros(0)
+        if out is not None and out.is_inference():  # not to be written where autograd is at work
+            return self._checked(out, len(V)).copy_(self.apply(V))
         with torch.inference_mode(mode=False):  # autograd may be needed inside, and the result outside
-            return self.rows_product(self.domain.check(V, "V"))
+            rows = self.domain.check(V, "V")
+            if out is None:
+                return self.rows_product(rows)
+            self.rows_product_into(rows, self._checked(out, len(rows)))
+            return out
+
+    def _checked(self, out: Tensor, rows: int) -> Tensor:
+        expected = (rows, self.codomain.n_local)
+        if tuple(out.shape) != expected or out.dtype != self.dtype or out.device != self.device:
+            msg = (
+                f"out is {tuple(out.shape)}, {out.dtype}, {out.device}: expected {expected}, {self.dtype}, "
+                f"{self.device}, as the products are."
+            )
+            raise ValueError(msg)
+        return out
 
     def __matmul__(self, other: Any) -> Any:
         """A @ v for one vector of shape (n,); A @ B for another map B."""

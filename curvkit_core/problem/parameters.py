@@ -243,9 +243,10 @@ class ParameterSpace:
         """Lay one tensor a parameter into a vector (n,) of the space's dtype; None counts as zeros."""
         return self.flatten_rows([tensors])[0]
 
-    def flatten_rows(self, rows: Sequence[Iterable[Tensor | None]]) -> Tensor:
-        """Lay one tensor a parameter into each row of (k, n); None counts as zeros."""
-        out = torch.empty((len(rows), self.n_local), dtype=self.dtype, device=self.device)
+    def flatten_rows(self, rows: Sequence[Iterable[Tensor | None]], *, out: Tensor | None = None) -> Tensor:
+        """Lay one tensor a parameter into each row of (k, n), of `out` where it is given; None counts as zeros."""
+        if out is None:
+            out = torch.empty((len(rows), self.n_local), dtype=self.dtype, device=self.device)
         for row, tensors in zip(out, rows, strict=True):
             for entry, tensor in zip(self.entries, tensors, strict=True):
                 if tensor is None:

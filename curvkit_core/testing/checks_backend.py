@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -165,39 +166,51 @@ def _ranks(told: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        children = []
-        for rank in range(2):
+        children, logs = [], [Path(made) / f"rank-{rank}.log" for rank in range(2)]
+        for rank, log in enumerate(logs):
             environ = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
             environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
             path = os.pathsep.join(entry for entry in sys.path if entry)
             command = [sys.executable, "-m", "curvkit_core.testing.two_ranks", json.dumps(told), made]
-            children.append(
-                subprocess.Popen(
+            with log.open("w") as out:
+                child = subprocess.Popen(
                     command,
                     env=environ | {"PYTHONPATH": path},
-                    stdout=subprocess.PIPE,
+                    stdout=out,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
-                    text=True,
                 )
-            )
-        try:
-            texts = [child.communicate(timeout=_TIMEOUT)[0] for child in children]
-        except subprocess.TimeoutExpired:
-            msg = f"two ranks did not come to an end in {_TIMEOUT:g} s"
-            raise AssertionError(msg) from None
-        finally:
-            for child in children:
-                if child.poll() is None:
-                    child.kill()
-                    child.communicate()
+            children.append(child)
+        hanging = _waited_for(children)
+        texts = [
+            (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"])[-1] for log in logs
+        ]
         for rank, (child, text) in enumerate(zip(children, texts, strict=True)):
-            if child.returncode:
-                last = text.strip().splitlines()[-1:] or ["nothing"]
-                msg = f"rank {rank} ended with code {child.returncode}: {last[0]}"
+            if child.returncode and rank not in hanging:  # the other one may have waited for it
+                msg = f"rank {rank} ended with code {child.returncode}: {text}"
                 raise AssertionError(msg)
+        if hanging:
+            msg = f"ranks {hanging} of two did not come to an end in {_TIMEOUT:g} s; the last they said: {texts}"
+            raise AssertionError(msg)
         stored = [torch.load(Path(made) / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
     return [(item["product"], item["random"]) for item in stored]
+
+
+def _waited_for(children: list[subprocess.Popen[bytes]]) -> list[int]:
+    """The numbers of those that were killed, since their time was up."""
+    hanging, end = [], time.monotonic() + _TIMEOUT
+    try:
+        for number, child in enumerate(children):
+            try:
+                child.wait(timeout=max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                hanging.append(number)
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+    return hanging
 
 
 CHECKS = (world, alone_is_the_identity, product, two_ranks)

@@ -269,10 +269,15 @@ def strategies(subject: Subject, record: Record) -> None:
 
 @check("operator")
 def apply_is_products(subject: Subject, record: Record) -> None:
-    """L13: apply(V) is the products with V's rows, one by one."""
+    """L13: apply(V) is the products with V's rows, one by one, also where it is put into memory beside V."""
     op = _fixed(_operator(subject))
     V = directions(op.space, 3)
-    record.at_most("the relative gap", gap(op.apply(V), torch.stack([op @ v for v in V])), rounding(op.dtype))
+    singly = torch.stack([op @ v for v in V])
+    record.at_most("the relative gap", gap(op.apply(V), singly), rounding(op.dtype))
+    both = torch.cat([V, torch.full_like(V, float("nan"))])
+    op.apply(both[:3], out=both[3:])
+    record.at_most("the relative gap of what is put into out", gap(both[3:], singly), rounding(op.dtype))
+    record.true(torch.equal(both[:3], V), "the vectors beside out were written to")
 
 
 @check("operator")

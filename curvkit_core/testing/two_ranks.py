@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ __all__ = ["main"]
 def main(told: dict[str, Any], folder: Path) -> None:
     """Make the product on this rank and write it down."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    # they meet in a file: a port that was free when the ranks were started may be taken by now
+    store = dist.FileStore(str(folder / "store"), 2)  # type: ignore[attr-defined] # documented, not in its stubs
+    dist.init_process_group("gloo", store=store, rank=int(os.environ["RANK"]), world_size=2)
     try:
         factory = resolve(told["factory"], "the backend's factory")
         config = None if told["config"] is None else structure(resolve(told["config"], "its config"), told["options"])

@@ -138,6 +138,13 @@ class FirstRowOnly(Around):
         return super().rows_product(V)[:1].expand(len(V), -1).clone()
 
 
+class AddsToWhatIsThere(Around):
+    """Memory that is given has something in it."""
+
+    def rows_product_into(self, V: Tensor, out: Tensor) -> None:
+        out += super().rows_product(V)
+
+
 class Noisy(Around):
     """Draws from torch's generator."""
 
@@ -286,6 +293,7 @@ BROKEN: dict[str, tuple[str, OperatorSpec]] = {
     "tied parameters weighed": ("operator-tied-parameters", spec(CountsTiedOnce)),
     "unused parameters not zero": ("operator-unused-parameters", spec(TouchesUnused)),
     "first row only": ("operator-apply-is-products", spec(FirstRowOnly)),
+    "adds to what is there": ("operator-apply-is-products", spec(AddsToWhatIsThere)),
     "noise": ("operator-repeats", spec(Noisy)),
     "moves the random state": ("operator-leaves-all-as-it-was", spec(MovesRandomState)),
     "leaks gradients": ("operator-leaves-all-as-it-was", spec(LeaksGradients)),

@@ -59,7 +59,8 @@ class BlockLanczosState:
     `scale` is the largest |A q| so far; `noise` what the product of `probe`, the first Ritz vector when the basis was
     first full, differed by from what T says, None before. `settled` says that the basis has been full since random rows
     came in, `checked` how many rows were multiplied when convergence was last looked at; `best` are the wanted values
-    when the basis was last invariant. After the finish the basis is the eigenvectors, and `values`, `residuals`,
+    when the basis was last invariant; `dropped` the norm of what products had outside the basis and was taken for
+    rounding. After the finish the basis is the eigenvectors, and `values`, `residuals`,
     `converged` are theirs.
     """
 
@@ -84,6 +85,7 @@ class BlockLanczosState:
     residuals: Tensor | None = None
     converged: Tensor | None = None
     history: EigenHistory | None = None
+    dropped: float = 0.0
 
 
 @frozen(kw_only=True)
@@ -250,6 +252,7 @@ class BlockLanczos:
         columns = slice(state.size, state.size + len(AV))
         state.scale = max(state.scale, float(space.norms(AV).max()))
         block = block_orthogonalize(space, AV, state.basis, scale=state.scale)
+        state.dropped = math.hypot(state.dropped, block.dropped)
         new = min(len(block.rows), space.n - old)
         state.basis.append(block.rows[:new])
         state.projected[:old, columns] = block.coefficients.mT
@@ -298,11 +301,17 @@ class BlockLanczos:
             start=state.checked,
             end=state.size,
             num_matvecs=state.num_matvecs,
-            honest=unseen.hypot,
+            pairs=lambda m: self._seen_from(state.projected[:m, :m]),
+            honest=lambda residuals, _: unseen.hypot(residuals),
             k=self.k,
             which=self.which,
         )
         state.history = look(past, state.num_matvecs, theta, unseen.hypot(coupling), k=self.k, which=self.which)
+
+    def _seen_from(self, T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        theta, S = torch.linalg.eigh((T + T.mT) / 2)
+        order = wanted_first(theta, self.which)
+        return theta[order], S[:, order], torch.zeros(0, dtype=torch.float64)
 
     def _restart(self, space: VectorSpace, state: BlockLanczosState, theta: Tensor, S: Tensor) -> None:
         """Keep the k wanted Ritz vectors and some of the rest; the rows not yet multiplied follow them."""
@@ -353,7 +362,7 @@ class BlockLanczos:
         noise = max(2.0 * (state.noise or 0.0), _asymmetry(state.projected[: state.size, : state.size]))
         lower = 3.0 * stored * _largest(theta) if stored > space.eps else 0.0
         # rounding adds up like a random walk over the products: no residual is claimed below three times that
-        floor = 3.0 * space.eps * state.num_matvecs**0.5 * _largest(theta)
+        floor = math.hypot(3.0 * space.eps * state.num_matvecs**0.5 * _largest(theta), state.dropped)
         return math.hypot(noise if noise > rounding else 0.0, lower), floor
 
 

@@ -13,6 +13,8 @@ References
 
 from __future__ import annotations
 
+import math
+
 import torch
 from attrs import frozen
 from torch import Tensor
@@ -39,11 +41,14 @@ class OrthogonalBlock:
         C: what of W lies in the basis.
     factor : Tensor, shape (k, r), float64 on the CPU
         F.
+    dropped : float
+        A bound of the norm of W - C Q - F N, beside rounding: directions that cannot be told from it.
     """
 
     rows: Tensor
     coefficients: Tensor
     factor: Tensor
+    dropped: float = 0.0
 
 
 def block_orthogonalize(
@@ -77,6 +82,7 @@ def block_orthogonalize(
     rows = W[(unit > 0.0).to(W.device)]
     rows = rows / unit[unit > 0.0].to(rows)[:, None]
     level = _ROUNDING * space.eps
+    dropped = 0.0
     for _ in range(_PASSES):
         if not len(rows):
             break
@@ -84,23 +90,33 @@ def block_orthogonalize(
             h = basis.gram(space, rows)
             basis.subtract(space, h, rows)
             coefficients += factor @ h
-        rows, f = _orthonormal(space, rows, level)
+        rows, f, lost = _orthonormal(space, rows, level)
+        dropped = math.hypot(dropped, lost * float(factor.norm()))
         factor = factor @ f
         least = float(torch.linalg.svdvals(f)[-1]) if f.numel() else 1.0
-        rows, factor = _without_rounding(space, rows, factor, level)
+        rows, factor, lost = _without_rounding(space, rows, factor, level)
+        dropped = math.hypot(dropped, lost)
         if least >= _KEPT:
             break
-    return OrthogonalBlock(rows=rows, coefficients=unit[:, None] * coefficients, factor=unit[:, None] * factor)
+    return OrthogonalBlock(
+        rows=rows,
+        coefficients=unit[:, None] * coefficients,
+        factor=unit[:, None] * factor,
+        dropped=dropped * float(unit.max()) if k else 0.0,
+    )
 
 
-def _orthonormal(space: VectorSpace, W: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """N (r, n) and F (k, r) with W = F N; N is orthonormal to eps times the condition of W's scaled rows at worst."""
+def _orthonormal(space: VectorSpace, W: Tensor, level: float) -> tuple[Tensor, Tensor, float]:
+    """N (r, n) and F (k, r) with W = F N, but for rows of rounding's size, and the norm of those.
+
+    N is orthonormal to eps times the condition of W's scaled rows at worst.
+    """
     norms = _row_norms(space, W)
     there = norms > level
-    k = len(W)
+    k, lost = len(W), float(norms[~there].norm())
     norms = norms[there]
     if not len(norms):
-        return W[:0], torch.zeros((k, 0), dtype=torch.float64)
+        return W[:0], torch.zeros((k, 0), dtype=torch.float64), lost
     scaled = (W if bool(there.all()) else W[there.to(W.device)]) / norms.to(W)[:, None]
     squares, U = torch.linalg.eigh(space.gram(scaled, scaled))
     if float(squares[0]) > space.eps**0.5 * float(squares[-1]):  # the next pass mends what sqrt(eps) leaves
@@ -111,18 +127,21 @@ def _orthonormal(space: VectorSpace, W: Tensor, level: float) -> tuple[Tensor, T
         f = norms[:, None] * R.mT
     F = torch.zeros((k, len(N)), dtype=torch.float64)
     F[there] = f
-    return N, F
+    return N, F, lost
 
 
-def _without_rounding(space: VectorSpace, rows: Tensor, factor: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """Drop the directions that the whole factor gives no more than rounding."""
+def _without_rounding(space: VectorSpace, rows: Tensor, factor: Tensor, level: float) -> tuple[Tensor, Tensor, float]:
+    """Drop the directions that the whole factor gives no more than rounding, and tell their norm."""
     if not factor.numel():
-        return rows, factor
-    U, sizes, Vh = torch.linalg.svd(factor, full_matrices=False)
+        return rows, factor, 0.0
+    U, sizes, _ = torch.linalg.svd(factor, full_matrices=False)
     kept = int((sizes > level).sum())
     if kept == factor.shape[1]:
-        return rows, factor
-    return space.combine(Vh[:kept], rows), U[:, :kept] * sizes[:kept]
+        return rows, factor, 0.0
+    # the right singular vectors themselves may lack what is 40 eps of the factor, and that is more than is dropped
+    V, _ = torch.linalg.qr(factor.mT @ U[:, :kept])
+    onto = factor @ V
+    return space.combine(V.mT, rows), onto, float((factor - onto @ V.mT).norm())
 
 
 def _row_norms(space: VectorSpace, W: Tensor) -> Tensor:

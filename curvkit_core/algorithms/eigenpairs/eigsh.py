@@ -1,10 +1,10 @@
 r"""Eigenpairs at an end of the spectrum by thick-restart Lanczos [1]_.
 
-The basis grows by one product a step to `ncv` vectors; then the best Ritz vectors are kept, the next vector follows
-them, and it grows again. A pair that has converged is among the kept rows and stays there: what comes later is
-orthogonal to it, so it is neither lost nor found again. Every row is orthogonal to all before it, so there are no
-ghosts. At a breakdown (an invariant subspace) a random orthogonal vector goes on: k pairs come out of an operator of
-lower rank, too.
+The basis grows by one product a step, computed in the place of the row that it becomes, to `ncv` vectors; then the best
+Ritz vectors are kept, the next vector follows them, and it grows again. A pair that has converged is among the kept
+rows and stays there: what comes later is orthogonal to it, so it is neither lost nor found again. Rows are orthogonal
+to all before them, so there are no ghosts. At a breakdown (an invariant subspace) a random orthogonal vector goes on: k
+pairs come out of an operator of lower rank, too.
 
 One product more, of the first Ritz vector at the first restart, measures what the products are good for: an operator in
 bfloat16 gives residuals of 1e-2 that no recurrence sees.
@@ -31,6 +31,7 @@ from curvkit_core.algorithms.eigenpairs.history import look, look_back
 from curvkit_core.algorithms.eigenpairs.krylov import BREAKDOWN, free_from, fresh_row, start_sum, three_term
 from curvkit_core.algorithms.eigenpairs.reorthogonalization import REORTHOGONALIZE, Overlaps
 from curvkit_core.algorithms.eigenpairs.residual_bounds import ResidualBounds
+from curvkit_core.algorithms.eigenpairs.ritz_pairs import ritz_pairs
 from curvkit_core.algorithms.eigenpairs.wanted import ENDS, wanted_first
 from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.seeds import fresh_seed, is_seed
@@ -41,15 +42,19 @@ from curvkit_core.results.types import EigenHistory, EigenResult
 __all__ = ["Eigsh", "eigsh"]
 
 
+_FIRST = 2  # rows that are orthogonalised whatever the estimate says: what they lose is their products' rounding
+
+
 @define(kw_only=True)
 class EigshState:
     """Basis rows Q, all multiplied, and the `row` that follows them; T = Q A Q^T, with the row's couplings known.
 
     `coupling` is the norm of what the last product left outside the basis: the bound on every residual. Right after a
-    restart (`kept` rows are all there are) the residuals are in `kept_residuals` instead. `taken` is the norm of all
-    that reorthogonalisation took away, which T leaves out; `noise` what the product of `probe`, the first Ritz vector
-    at the first restart, differed by from what T says, None before. Until then `spread` stands in: what
-    reorthogonalisation found in the basis's directions, as if there were as much in all n.
+    restart (`kept` rows are all there are) the residuals are in `kept_residuals` instead. `beside` is N, what
+    reorthogonalisation took away beside T; `dropped` the norm of what of it restarts have dropped, and breakdowns of
+    products. `noise` is what the product of `probe`, the first Ritz vector at the first restart, differed by from what
+    T says, None before. Until then `spread` stands in: what reorthogonalisation found in the basis's directions, as if
+    there were as much in all n.
     """
 
     seed: int
@@ -57,12 +62,13 @@ class EigshState:
     basis: Basis
     row: Tensor
     projected: Tensor
+    beside: Tensor
     overlaps: Overlaps | None
     kept_residuals: Tensor
     kept: int = 0
     coupling: float = 0.0
     scale: float = 0.0
-    taken: float = 0.0
+    dropped: float = 0.0
     noise: float | None = None
     spread: float = 0.0
     probe: Tensor | None = None
@@ -92,8 +98,8 @@ class Eigsh:
         Products after which it stops, converged or not.
     reorthogonalize : {"full", "partial"}
         Each row against the whole basis, or only where the estimate of lost orthogonality asks for it. The estimate
-        takes products for exact to rounding: residuals of an operator that computes in bfloat16 or float16 are then too
-        small, and a basis in a lower dtype is refused.
+        takes products for exact to rounding: not for operators that compute in bfloat16 or float16, and a basis in a
+        lower dtype is refused.
     basis_storage : {"device", "host", "disk"}
         Where the basis lies.
     basis_dtype : {None, "float64", "float32", "bfloat16", "float16"}
@@ -131,13 +137,14 @@ class Eigsh:
             )
             raise ValueError(msg)
         seed = fresh_seed(self.seed)
-        basis = Basis.allocate(space, ncv, leading=self.k, storage=self.basis_storage, dtype=self.basis_dtype)
+        basis = Basis.allocate(space, ncv + 1, leading=self.k, storage=self.basis_storage, dtype=self.basis_dtype)
         return EigshState(
             seed=seed,
             given_start=start is not None,
             basis=basis,
             row=self._rounded(start_sum(space, start, seed)),
             projected=torch.zeros((ncv, ncv), dtype=torch.float64),
+            beside=torch.zeros((ncv, ncv), dtype=torch.float64),
             overlaps=Overlaps.empty(ncv + 1) if self.reorthogonalize == "partial" else None,
             kept_residuals=torch.zeros(0, dtype=torch.float64),
         )
@@ -146,7 +153,14 @@ class Eigsh:
         """The newest basis vector; once, after the first restart, the first Ritz vector."""
         if state.done:
             return None
-        return state.row if state.probe is None else state.probe
+        if state.probe is not None:
+            return state.probe
+        state.row = state.basis.placed(state.row)
+        return state.row
+
+    def room(self, space: VectorSpace, state: EigshState, V: Tensor) -> Tensor | None:
+        """Where the row that a product becomes will lie in the basis, after the one that is multiplied."""
+        return state.basis.room(V, ahead=1) if state.probe is None else None
 
     def tell(self, space: VectorSpace, state: EigshState, V: Tensor, AV: Tensor) -> EigshState:
         """Project, orthogonalise, extend the basis; at its full length stop or restart."""
@@ -158,10 +172,10 @@ class Eigsh:
             self._extend(space, state, AV)
         full = state.basis.size == len(state.projected)
         if full or probed:
-            theta, S, residuals = self._ritz(state)
-            bounds = self._bounds(space, state)
+            theta, S, residuals, left = self._ritz(space, state)
+            bounds = self._bounds(space, state, left)
             if full:
-                self._look(state, bounds, theta, residuals)
+                self._look(space, state, theta, residuals, left)
             state.num_converged = int(bounds.converged(theta, residuals)[: self.k].sum())
             # a first breakdown at the very end has shown nothing of what lies outside an invariant subspace
             closed = state.coupling == 0.0 and state.breakdowns == 1
@@ -170,7 +184,7 @@ class Eigsh:
             if full and not state.done and state.num_matvecs < self.max_matvecs:
                 m = state.basis.size
                 # the k wanted, and half as many of the rest as there is room for
-                self._keep(space, state, theta, S, residuals, min(m - 1, self.k + max(1, (m - self.k) // 2)))
+                self._keep(space, state, theta, S, residuals, left, min(m - 1, self.k + max(1, (m - self.k) // 2)))
                 if state.noise is None:
                     state.probe = state.basis.rows(space, 0, 1)
         state.done = state.done or state.num_matvecs >= self.max_matvecs
@@ -178,25 +192,26 @@ class Eigsh:
 
     def finish(self, space: VectorSpace, state: EigshState) -> EigshState:
         """Turn the basis into the eigenvectors, in place, and let go of the rest."""
-        theta, S, residuals = self._ritz(state)
+        theta, S, residuals, left = self._ritz(space, state)
         k = min(self.k, len(theta))
         order = self._shown(theta, k)
+        order = torch.cat([order, torch.arange(k, len(theta))])
         state.probe, state.row = None, space.zeros(0)
-        self._keep(space, state, theta[order], S[:, order], residuals[order], k)
+        self._keep(space, state, theta[order], S[:, order], residuals[order], left[order][:, order], k)
         _normalize(space, state.basis.release(space, k))
         state.done = state.finished = True
         return state
 
     def result(self, space: VectorSpace, state: EigshState) -> EigenResult:
         """The best pairs so far, fewer than k if fewer products than k were made."""
-        theta, S, residuals = self._ritz(state)
+        theta, S, residuals, left = self._ritz(space, state)
         if state.finished:
             vectors = state.basis.rows(space, 0, state.basis.size)
         else:
             order = self._shown(theta, min(self.k, len(theta)))
-            theta, residuals = theta[order], residuals[order]
+            theta, residuals, left = theta[order], residuals[order], left[:, order]
             vectors = _normalize(space, state.basis.combine(space, S[:, order].mT))
-        bounds = self._bounds(space, state)
+        bounds = self._bounds(space, state, left)
         known = bounds.honest(residuals)
         return EigenResult(
             eigenvalues=theta,
@@ -223,17 +238,16 @@ class Eigsh:
         known = T[:j, j]
         w, alpha = three_term(space, basis, known, state.row, AV)
         basis.append(state.row)
+        w = basis.placed(w)
         T[j, j] = alpha
         column = math.hypot(alpha, float(known.norm()))
-        taken, beta = self._reorthogonalize(space, state, w, column)
-        state.taken = math.hypot(state.taken, taken)
-        if j:  # the first product is orthogonal to the one row there is, by its alpha
-            state.spread = max(state.spread, taken * (space.n / (j + 1)) ** 0.5)
+        beta = self._reorthogonalize(space, state, w, column)
         state.scale = max(state.scale, math.hypot(column, beta))
         if basis.size == space.n:
             state.coupling = 0.0
         elif beta <= BREAKDOWN * space.eps * state.scale:
             state.coupling = 0.0
+            state.dropped = math.hypot(state.dropped, beta)
             state.breakdowns += 1
             state.row = self._rounded(fresh_row(space, state.seed, state.breakdowns, basis))
         else:
@@ -242,17 +256,25 @@ class Eigsh:
         if j + 1 < len(T):
             T[j, j + 1] = T[j + 1, j] = state.coupling
 
-    def _reorthogonalize(self, space: VectorSpace, state: EigshState, w: Tensor, column: float) -> tuple[float, float]:
-        """What was taken away, and the norm of what is left of `w`."""
+    def _reorthogonalize(self, space: VectorSpace, state: EigshState, w: Tensor, column: float) -> float:
+        """Free `w` from the basis if it is due; its norm then."""
+        size, local = state.basis.size, True
         if state.overlaps is not None:
-            size = state.basis.size
             beta = float(space.norms(w)[0])
             scale = max(state.scale, math.hypot(column, beta))
             broken = beta <= BREAKDOWN * space.eps * scale
-            if not broken and not state.overlaps.due(state.projected[:size, :size], beta, scale, space.eps):
-                return 0.0, beta
+            local = state.overlaps.again or size <= _FIRST
+            due = state.overlaps.due(state.projected[:size, :size], beta, scale, space.eps)
+            if not broken and not due and size > _FIRST:
+                return beta
             state.overlaps.cleared(size, space.eps)
-        return free_from(space, state.basis, w)
+        taken, beta = free_from(space, state.basis, w)
+        state.beside[:size, size - 1] = taken
+        # what one product has in the basis's directions by its rounding: not so where lost orthogonality is taken away,
+        # and not of the first product, which is orthogonal to the one row there is by its alpha
+        if local and size > 1:
+            state.spread = max(state.spread, float(taken.norm()) * (space.n / size) ** 0.5)
+        return beta
 
     def _measure_noise(self, space: VectorSpace, state: EigshState, V: Tensor, AV: Tensor) -> None:
         """The norm of A q - theta q - sigma row for the first row q, which T says is zero."""
@@ -261,7 +283,7 @@ class Eigsh:
         state.noise = float(space.norms(gap)[0])
         state.probe = None
 
-    def _look(self, state: EigshState, bounds: ResidualBounds, theta: Tensor, residuals: Tensor) -> None:
+    def _look(self, space: VectorSpace, state: EigshState, theta: Tensor, residuals: Tensor, left: Tensor) -> None:
         """Note what is known of the pairs, and what was since the last restart."""
         past = look_back(
             state.history,
@@ -269,15 +291,23 @@ class Eigsh:
             start=state.kept,
             end=state.basis.size,
             num_matvecs=state.num_matvecs,
-            honest=bounds.honest,
+            pairs=lambda m: self._pairs(space, state, m),
+            honest=lambda residuals, left: self._bounds(space, state, left).honest(residuals),
             k=self.k,
             which=self.which,
         )
-        known = bounds.honest(residuals)
+        known = self._bounds(space, state, left).honest(residuals)
         state.history = look(past, state.num_matvecs, theta, known, k=self.k, which=self.which)
 
     def _keep(
-        self, space: VectorSpace, state: EigshState, theta: Tensor, S: Tensor, residuals: Tensor, keep: int
+        self,
+        space: VectorSpace,
+        state: EigshState,
+        theta: Tensor,
+        S: Tensor,
+        residuals: Tensor,
+        left: Tensor,
+        keep: int,
     ) -> None:
         """The first `keep` of these Ritz vectors become the basis."""
         m = len(S)
@@ -294,19 +324,28 @@ class Eigsh:
         T[:keep, :keep] = theta[:keep].diag()
         if keep < len(T):
             T[:keep, keep] = T[keep, :keep] = coupled
+        state.dropped = math.hypot(state.dropped, float(left[keep:, :keep].norm()))
+        state.beside.zero_()
+        state.beside[:keep, :keep] = left[:keep, :keep]
         state.kept_residuals = residuals[:keep]
         state.kept = keep
 
-    def _ritz(self, state: EigshState) -> tuple[Tensor, Tensor, Tensor]:
-        """Ritz values, most wanted first, their coordinates (columns) and residual bounds."""
+    def _ritz(self, space: VectorSpace, state: EigshState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Ritz values, most wanted first, their coordinates (columns), residuals by the coupling, and what is left."""
         m = state.basis.size
-        T = state.projected[:m, :m]
         if m == state.kept:  # T is diagonal
-            S = torch.eye(m, dtype=T.dtype)
-            return (T.diagonal(), S, state.kept_residuals)
-        theta, S = torch.linalg.eigh(T)
+            S = torch.eye(m, dtype=torch.float64)
+            return state.projected[:m, :m].diagonal(), S, state.kept_residuals, state.beside[:m, :m]
+        theta, S, left = self._pairs(space, state, m)
+        return theta, S, state.coupling * S[m - 1].abs(), left
+
+    def _pairs(self, space: VectorSpace, state: EigshState, m: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The pairs of the first m rows, most wanted first."""
+        correct = state.overlaps is not None
+        T, N = state.projected[:m, :m], state.beside[:m, :m]
+        theta, S, left = ritz_pairs(T, N, eps=space.eps, scale=state.scale, correct=correct)
         order = wanted_first(theta, self.which)
-        return theta[order], S[:, order], state.coupling * S[m - 1, order].abs()
+        return theta[order], S[:, order], left[order][:, order]
 
     def _shown(self, theta: Tensor, k: int) -> Tensor:
         """The first k in the order that results have."""
@@ -319,8 +358,8 @@ class Eigsh:
         stored: torch.dtype = getattr(torch, self.basis_dtype)
         return row.to(stored).to(row.dtype)
 
-    def _bounds(self, space: VectorSpace, state: EigshState) -> ResidualBounds:
-        """The noise was measured for one vector: twice that is taken to hold for all."""
+    def _bounds(self, space: VectorSpace, state: EigshState, left: Tensor) -> ResidualBounds:
+        """Of pairs that leave the columns of `left`; the noise was measured for one vector: twice that may be."""
         noise = state.spread if state.noise is None else state.noise
         stored = 0.0 if self.basis_dtype is None else torch.finfo(getattr(torch, self.basis_dtype)).eps
         return ResidualBounds(
@@ -328,7 +367,9 @@ class Eigsh:
             eps=space.eps,
             scale=state.scale,
             num_matvecs=state.num_matvecs,
-            coarseness=math.hypot(2.0 * noise, state.taken, stored * state.scale),
+            coarseness=left.norm(dim=0).hypot(
+                torch.tensor(math.hypot(2.0 * noise, state.dropped, stored * state.scale), dtype=torch.float64)
+            ),
         )
 
 
@@ -371,9 +412,10 @@ def eigsh(
     max_matvecs : int, at least 1
         Products after which it stops, converged or not.
     reorthogonalize : {"full", "partial"}
-        Each row against the whole basis; or only where the estimate of lost orthogonality asks for it. That saves half
-        of the passes over the basis and more, and costs digits of the residuals: about 6e-6 |A| is the best in float32,
-        2e-12 |A| in float64. Eigenvalues are as good as with ``"full"``.
+        Each row against the whole basis; or only where the estimate of lost orthogonality asks for it, which saves a
+        half of the passes over the basis and more. Eigenvalues and residuals are as good; eigenvectors of eigenvalues
+        that are close to one another are orthogonal to 1e-5 in float32, 1e-9 in float64. For products that are right to
+        rounding: operators that compute in bfloat16 or float16 need ``"full"``.
     basis_storage : {"device", "host", "disk"}
         Where the basis lies; off the device a step brings it over, two rows at a time. The k eigenvectors come back to
         the device.

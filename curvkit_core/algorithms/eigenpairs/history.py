@@ -13,7 +13,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from curvkit_core.algorithms.eigenpairs.wanted import wanted_first
 from curvkit_core.results.types import EigenHistory
 
 __all__ = ["look", "look_back"]
@@ -67,7 +66,8 @@ def look_back(
     start: int,
     end: int,
     num_matvecs: int,
-    honest: Callable[[Tensor], Tensor],
+    pairs: Callable[[int], tuple[Tensor, Tensor, Tensor]],
+    honest: Callable[[Tensor, Tensor], Tensor],
     k: int,
     which: str,
 ) -> EigenHistory | None:
@@ -83,15 +83,17 @@ def look_back(
         Sizes at which pairs were, and will be, looked at anyway; from one to the other each product adds one column.
     num_matvecs : int
         Products so far, at the size `end`.
+    pairs : callable
+        ``pairs(m)``: eigenpairs of :math:`T_{mm}`, most wanted first, and what they leave beside T, as
+        :func:`curvkit_core.algorithms.eigenpairs.ritz_pairs.ritz_pairs` says.
     honest : callable
-        Bounds of the recurrence to bounds with all that it does not see.
+        Of the recurrence's bounds, and what is left, the bounds with all that it does not see.
     k, which
         As in :func:`look`.
     """
     step = max(1, -(-(end - start) // (LATER if start else FIRST)))
     for m in range(end - step * ((end - start - 1) // step), end, step):
-        theta, S = torch.linalg.eigh((T[:m, :m] + T[:m, :m].mT) / 2)
-        order = wanted_first(theta, which)
-        outside = (T[m:, :m] @ S[:, order]).norm(dim=0)
-        history = look(history, num_matvecs - (end - m), theta[order], honest(outside), k=k, which=which)
+        theta, S, left = pairs(m)
+        outside = (T[m:, :m] @ S).norm(dim=0)
+        history = look(history, num_matvecs - (end - m), theta, honest(outside, left), k=k, which=which)
     return history

@@ -77,23 +77,28 @@ def three_term(space: VectorSpace, basis: Basis, known: Tensor, row: Tensor, pro
     return product.add_(row, alpha=-alpha), alpha
 
 
-def free_from(space: VectorSpace, basis: Basis, w: Tensor) -> tuple[float, float]:
+def free_from(space: VectorSpace, basis: Basis, w: Tensor) -> tuple[Tensor, float]:
     """Free the row `w` (1, n_local), in place, from all rows of `basis`; again if that took much of it away.
 
     Returns
     -------
-    (float, float)
-        The norm of what the first pass took away; the norm of what is left.
+    taken : Tensor, shape (basis.size,), float64
+        The coefficients of what was taken away.
+    norm : float
+        Of what is left: by Pythagoras, where that is most of it.
     """
-    taken = None
-    for _ in range(4):
-        h = basis.gram(space, w)
+    taken = torch.zeros(basis.size, dtype=torch.float64)
+    for left in (3, 2, 1, 0):
+        h, before = basis.gram_and_norm(space, w)
+        taken += h[0]
+        inside = float(h.norm())
+        after = math.sqrt(max(before**2 - inside**2, 0.0))
         basis.subtract(space, h, w)
-        size, after = float(h.norm()), float(space.norms(w)[0])
-        taken = size if taken is None else taken
-        if after > _DROP * (size**2 + after**2) ** 0.5:
+        if after > _DROP * before:
             break
-    return taken or 0.0, after
+        if not left:
+            after = float(space.norms(w)[0])
+    return taken, after
 
 
 def fresh_row(space: VectorSpace, seed: int, index: int, basis: Basis) -> Tensor:

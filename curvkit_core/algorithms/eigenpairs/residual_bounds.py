@@ -27,15 +27,15 @@ class ResidualBounds:
         |A|, as far as it is known.
     num_matvecs : int
         Products so far.
-    coarseness : float
-        What products, stored rows and left-out coefficients may add to every residual.
+    coarseness : Tensor, shape (m,) or ()
+        What products, stored rows and left-out coefficients may add to each residual.
     """
 
     tol: float
     eps: float
     scale: float
     num_matvecs: int
-    coarseness: float
+    coarseness: Tensor
 
     def honest(self, residuals: Tensor) -> Tensor:
         """The bounds with all that they do not see."""
@@ -51,7 +51,9 @@ class ResidualBounds:
 
     def settled(self, theta: Tensor, residuals: Tensor) -> Tensor:
         """Converged, or so low that going on is of no use."""
-        return self.converged(theta, residuals) | (residuals <= max(_ROUNDING * self.eps * self.scale, self.coarseness))
+        return self.converged(theta, residuals) | (
+            residuals <= self.coarseness.clamp_min(_ROUNDING * self.eps * self.scale)
+        )
 
     def status(self, theta: Tensor, residuals: Tensor, k: int) -> str:
         """Why an eigensolver that ends here with the pairs wanted, of k, ends: as in :class:`EigenResult`."""

@@ -179,7 +179,7 @@ class MatrixFunction:
         # by symmetry nothing was there to take: what is more than a step's own rounding is the products', seen in j of
         # n directions
         own = _STEP_ROUNDING * space.eps * float(state.scale[i])
-        excess = math.sqrt(max(0.0, taken**2 - own**2))
+        excess = math.sqrt(max(0.0, float(taken.norm()) ** 2 - own**2))
         state.noise[i] = state.noise[i].clamp_min(excess * (space.n / max(j, 1)) ** 0.5)
         closed = basis.size == space.n or beta <= BREAKDOWN * space.eps * float(state.scale[i])
         state.beta[i, j] = 0.0 if closed else beta

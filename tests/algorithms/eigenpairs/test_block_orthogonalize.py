@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import F64
+from cases import F64, symmetric_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -143,3 +143,22 @@ def test_random_rows_fill_a_basis_up_to_n() -> None:
         assert basis.size == 7
         assert worst_overlap(space, basis.rows(space, 0, 7), None) <= 20 * space.eps
     assert torch.equal(bases[0].rows(space, 0, 7), bases[1].rows(space, 0, 7))
+
+
+def test_one_direction_in_a_block_is_split_off_to_rounding() -> None:
+    """Four products that leave the same one direction outside the basis: W = C Q + F N to 4 eps a row.
+
+    Singular vectors that a LAPACK gives are off by what is dropped, and C lacked 40 eps.
+    """
+    A = symmetric_matrix(torch.tensor([1.0, 1.0, -1.0, -1.0, -1.0], dtype=F64), seed=16)
+    space = space_of(5, F64)
+    for seed in range(20):
+        basis = Basis.allocate(space, 5)
+        basis.append(block_orthogonalize(space, space.random("gaussian", seed, 0, 4)).rows)
+        Q = basis.rows(space, 0, 4)
+        W = Q @ A
+        found = block_orthogonalize(space, W, basis, scale=1.0)
+        gaps = (W - found.coefficients @ Q - found.factor @ found.rows).norm(dim=1)
+        assert len(found.rows) == 1
+        assert gaps.max() <= 8 * torch.finfo(F64).eps
+        assert found.dropped <= 10 * torch.finfo(F64).eps

@@ -24,6 +24,9 @@ ALL_OPTIONS = [
 ]
 
 
+NEAR_PAIRS = torch.tensor([40.0, 39.999, 20.0, 19.9, 10.0, 9.0, 8.0], dtype=F64)
+
+
 @pytest.mark.parametrize("options", ALL_OPTIONS, ids=str)
 def test_bounds_hold_at_every_possible_stop(options: dict[str, str]) -> None:
     """Before the basis is full, right after a restart, after the noise was measured: |A q - theta q| <= bound."""
@@ -53,9 +56,9 @@ def test_partial_reorthogonalisation_costs_no_digit_of_a_value(
     exact = torch.linalg.eigvalsh(A.double()).flip(0)[:5]
     passes: list[int] = []
 
-    def counted(*args: Any) -> tuple[float, float]:
+    def counted(*args: Any, **options: Any) -> tuple[torch.Tensor, float]:
         passes.append(1)
-        return free_from(*args)
+        return free_from(*args, **options)
 
     monkeypatch.setattr(importlib.import_module("curvkit_core.algorithms.eigenpairs.eigsh"), "free_from", counted)
 
@@ -75,17 +78,55 @@ def test_partial_reorthogonalisation_costs_no_digit_of_a_value(
     assert len(passes) <= all_passes * (1.0 if name == "outliers" and dtype == torch.float32 else 0.7)
     monkeypatch.setattr("curvkit_core.algorithms.eigenpairs.reorthogonalization._LIMIT", -9.0)
     lost, _ = solve("partial", tol=0.0)
-    assert not passes
+    assert len(passes) <= 2  # the first rows, in any case
     assert lost > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["outliers", "power-law", "near-pairs"])
+def test_partial_reorthogonalisation_costs_no_digit_of_a_residual(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reorthogonalisation takes away is kept beside T: true residuals are at rounding, as with full.
+
+    By T alone they are overlaps times |A|. Rounding adds up over 160 products like a random walk: 3 eps sqrt(160) |A|.
+    """
+    top = NEAR_PAIRS if name == "near-pairs" else SPECTRA[name]
+    A = symmetric_matrix(torch.cat([torch.linspace(0.0, 1.0, 340, dtype=F64), top.abs() + 1.0])).to(dtype)
+    norm, eps = float(torch.linalg.matrix_norm(A.double(), 2)), torch.finfo(dtype).eps
+
+    def solve(mode: str) -> tuple[float, float]:
+        result = eigsh(operator(A), k=5, ncv=30, tol=0.0, max_matvecs=160, seed=0, reorthogonalize=mode)
+        truth = residuals(result, A.double())
+        assert (truth <= result.residuals * 1.001).all()
+        overlaps = result.eigenvectors.double() @ result.eigenvectors.double().mT - torch.eye(5, dtype=F64)
+        return float(truth[result.residuals < 1e-2 * norm].max()) / norm, float(overlaps.abs().max())
+
+    full, _ = solve("full")
+    partial, overlaps = solve("partial")
+    walk = 3 * eps * 160**0.5
+    assert partial <= max(full, walk)
+    assert overlaps <= 4 * eps**0.5
+    plain = importlib.import_module("curvkit_core.algorithms.eigenpairs.ritz_pairs").ritz_pairs
+
+    def uncorrected(*args: Any, **options: Any) -> Any:
+        return plain(*args, **{**options, "correct": False})
+
+    monkeypatch.setattr(importlib.import_module("curvkit_core.algorithms.eigenpairs.eigsh"), "ritz_pairs", uncorrected)
+    monkeypatch.setattr("curvkit_core.algorithms.eigenpairs.reorthogonalization._LIMIT", 0.5)
+    assert solve("partial")[0] > 5 * partial
+
+
 @pytest.mark.parametrize("options", ALL_OPTIONS[2:4], ids=str)
-def test_a_basis_off_the_device_gives_the_same_bits(options: dict[str, str]) -> None:
+def test_a_basis_off_the_device_gives_the_same_pairs(options: dict[str, str]) -> None:
+    """But for rounding: rows come over two at a time, and sums of other lengths round otherwise."""
     A = symmetric_matrix(SPECTRA["spread"])
-    here = eigsh(operator(A), k=4, ncv=12, seed=0)
-    there = eigsh(operator(A), k=4, ncv=12, seed=0, **options)
-    assert torch.equal(here.eigenvalues, there.eigenvalues)
-    assert torch.equal(here.eigenvectors, there.eigenvectors)
+    here = eigsh(operator(A), k=4, ncv=12, tol=1e-12, seed=0)
+    there = eigsh(operator(A), k=4, ncv=12, tol=1e-12, seed=0, **options)
+    assert here.num_matvecs == there.num_matvecs
+    gap = 0.13  # of this spectrum: vectors turn by a residual over it, 5e-12 |A| = 5
+    assert (here.eigenvalues - there.eigenvalues).abs().max() <= 1e-13 * 5.0
+    assert (here.eigenvectors - there.eigenvectors).abs().max() <= 2 * 1e-12 * 5.0 / gap
 
 
 @pytest.mark.parametrize(("dtype", "tol"), [("bfloat16", 1e-4), ("float16", 1e-4), ("float32", 1e-9)])
@@ -144,6 +185,7 @@ def test_bounds_with_noisy_products_hold_at_every_stop(n: int, dtype: torch.dtyp
         assert (truth <= result.residuals * 1.001).all(), state.num_matvecs
         assert not result.converged.any()
         state = separate(state)
-        state.noise = state.spread = state.taken = 0.0
+        state.noise = state.spread = state.dropped = 0.0
+        state.beside.zero_()
         plain.append(bool((truth <= algorithm.result(op.space, state).residuals * 1.001).all()))
     assert not all(plain)
