@@ -146,10 +146,12 @@ class Basis:
         parts = [space.gram(W, rows) for _, rows in self._loaded(space, self.size if size is None else size)]
         return torch.cat(parts, dim=1) if parts else torch.zeros((len(W), 0), dtype=torch.float64)
 
-    def gram_and_norm(self, space: VectorSpace, w: Tensor) -> tuple[Tensor, float]:
-        """The row w's inner products with all rows (1, size), and its norm: in one pass where it lies in its room."""
-        room = self.room(w)
-        if room is None or not same_memory(room, w):
+    def gram_and_norm(self, space: VectorSpace, w: Tensor, *, placed: bool) -> tuple[Tensor, float]:
+        """The row w's inner products with all rows (1, size), and its norm: in one pass where it lies in its room.
+
+        The caller says whether it does: memory alone does not tell on a rank that has none of it.
+        """
+        if not placed:
             return self.gram(space, w), float(space.norms(w)[0])
         both = self.gram(space, w, self.size + 1)
         return both[:, :-1], max(float(both[0, -1]), 0.0) ** 0.5

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from curvkit_core.algorithms.basis import Basis
 from curvkit_core.algorithms.identity import differences
-from curvkit_core.algorithms.row_parts import DamagedPartError, read_parts
 from curvkit_core.algorithms.state_codec import Encoded, StateError, decode_state, encode_state
 from curvkit_core.backends import StoresRows, VectorSpace
 from curvkit_core.errors import CurvkitError
-from curvkit_core.linearize.fingerprint import content_hash
+from curvkit_core.hashing import content_hash
 from curvkit_core.results.atomic import sync_file, write_text
+from curvkit_core.results.row_parts import DamagedPartError, read_parts
 
 __all__ = ["CheckpointError", "CheckpointFolder", "SavedRun"]
 
@@ -338,7 +338,7 @@ class CheckpointFolder:
         try:
             if isinstance(space, StoresRows):
                 return space.read_rows(self.path / name, key, parts)
-            return space.own_rows(read_parts(self.path / name, key, parts, space))
+            return space.own_rows(read_parts(self.path / name, key, parts, space.layout))
         except DamagedPartError as error:
             raise _DamagedError(str(error)) from error
 

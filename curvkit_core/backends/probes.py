@@ -1,12 +1,8 @@
-r"""Random vectors from a counter-based hash: element i is a function of (seed, index, parameter, i) and nothing else.
+"""Random vectors from a counter-based hash: element i is a function of (seed, index, parameter, i) and nothing else.
 
-The hash is splitmix64's finaliser [1]_ in int64 torch operations, which wrap around alike on every device. So signs are
-bit-equal on the CPU, on a GPU, on any rank or shard and after a resume; torch's own generators cannot do this.
-Gaussians go through ``log`` and ``cos``, and agree between devices to rounding.
-
-References
-----------
-.. [1] Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+The hash is :func:`curvkit_core.hashing.splitmix64`, alike on every device. So signs are bit-equal on the CPU, on a GPU,
+on any rank or shard and after a resume; torch's own generators cannot do this. Gaussians go through ``log`` and
+``cos``, and agree between devices to rounding.
 """
 
 from __future__ import annotations
@@ -18,11 +14,10 @@ import sys
 import torch
 from torch import Tensor
 
+from curvkit_core.hashing import hashed_words, logical_shift, splitmix64
+
 __all__ = ["fill_gaussian", "fill_signs", "hashed_words", "stream_key", "uniforms"]
 
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-_MIX_2 = 0x94D049BB133111EB - (1 << 64)
 _WORDS = 1 << 14  # 64 signs a word: one chunk's scratch is 2^20 numbers, whatever the vector's length
 
 
@@ -32,17 +27,6 @@ def stream_key(seed: int, index: int, name: str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
 
-def _logical_shift(z: Tensor, bits: int) -> Tensor:
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _hash(counters: Tensor, key: int) -> Tensor:
-    z = (counters + 1) * _GOLDEN + key
-    z = (z ^ _logical_shift(z, 30)) * _MIX_1
-    z = (z ^ _logical_shift(z, 27)) * _MIX_2
-    return z ^ _logical_shift(z, 31)
-
-
 def fill_signs(out: Tensor, *, key: int, start: int) -> None:
     """Fill the 1-D `out` with +-1: element j is bit (start + j) % 64 of the hash of word (start + j) // 64."""
     first, last = start // 64, (start + out.numel() + 63) // 64
@@ -50,7 +34,7 @@ def fill_signs(out: Tensor, *, key: int, start: int) -> None:
     shifts = torch.arange(8, device=out.device)
     eights = (((torch.arange(256, device=out.device)[:, None] >> shifts) & 1) * 2 - 1).to(out.dtype)
     for word in range(first, last, _WORDS):
-        hashes = _hash(torch.arange(word, min(word + _WORDS, last), device=out.device), key)
+        hashes = splitmix64(torch.arange(word, min(word + _WORDS, last), device=out.device), key)
         octets = hashes.view(torch.uint8).view(-1, 8)
         if sys.byteorder == "big":
             octets = octets.flip(1)
@@ -62,21 +46,16 @@ def fill_signs(out: Tensor, *, key: int, start: int) -> None:
 
 def fill_gaussian(out: Tensor, *, key: int, start: int) -> None:
     """Fill the 1-D `out` with standard normals: Box-Muller in float64 from the two halves of one hash an element."""
-    step = _WORDS * 16
+    step = _WORDS * 4  # elements whose scratch stays in the cache: 0.6 of the time of four times as many
     for low in range(0, out.numel(), step):
         high = min(low + step, out.numel())
-        h = _hash(torch.arange(start + low, start + high, device=out.device), key)
-        radius = (_logical_shift(h, 32).double() + 0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+        h = splitmix64(torch.arange(start + low, start + high, device=out.device), key)
+        radius = (logical_shift(h, 32).double() + 0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
         angle = (h & 0xFFFFFFFF).double().mul_(2.0 * math.pi * 2.0**-32)
         out[low:high] = radius.mul_(angle.cos_())
 
 
-def hashed_words(count: int, *, device: torch.device | None = None) -> Tensor:
-    """The first `count` odd 64-bit words of one fixed stream: the weights of a fingerprint."""
-    return _hash(torch.arange(count, device=device), 0) | 1
-
-
 def uniforms(count: int, *, key: int, start: int, device: torch.device | None = None) -> Tensor:
     """Give `count` numbers in (0, 1), float64: element j depends on (key, start + j) alone."""
-    h = _hash(torch.arange(start, start + count, device=device), key)
-    return (_logical_shift(h, 11).double() + 0.5).mul_(2.0**-53)
+    h = splitmix64(torch.arange(start, start + count, device=device), key)
+    return (logical_shift(h, 11).double() + 0.5).mul_(2.0**-53)

@@ -116,9 +116,9 @@ class HoldsShards(Protocol):
 class StoresRows(Protocol):
     """A vector space whose ranks write vectors to files, and read them, each its own part: no rank has a whole one.
 
-    Checkpoints ask for it; without it `whole_rows` gathers what the rank that `writes` then writes. All ranks call
-    these methods together. What a part holds is said in :mod:`curvkit_core.algorithms.row_parts`, whose functions a
-    process without ranks reads them with.
+    Checkpoints and results ask for it; without it `whole_rows` gathers what the rank that `writes` then writes. All
+    ranks call these methods together. The space's `layout` has the parameters' whole sizes. What a part holds is said
+    in :mod:`curvkit_core.results.row_parts`, whose functions a process without ranks reads them with.
     """
 
     def write_rows(self, folder: Path, rows: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Any]]:
@@ -131,7 +131,7 @@ class StoresRows(Protocol):
     def read_rows(self, folder: Path, name: str, files: Mapping[str, Mapping[str, Any]]) -> Tensor:
         """This rank's part of the rows of that name; `files` are the facts that were given when they were written.
 
-        Raises :class:`curvkit_core.algorithms.row_parts.DamagedPartError` on all ranks where a file is not what was
+        Raises :class:`curvkit_core.results.row_parts.DamagedPartError` on all ranks where a file is not what was
         written.
         """
         ...

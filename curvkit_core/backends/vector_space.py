@@ -2,8 +2,8 @@
 
 Vectors are rows: a block of k vectors is (k, n_local). Whatever is elementwise is plain torch on those rows; whatever
 needs all of n goes through this class, which is where a backend of many ranks adds its collectives: it overrides
-`sum_over_shards`, `factor` and `agree`, and for files `writes`, `is_rows`, `whole_rows` and `own_rows`; one that is a
-:class:`StoresRows` as well keeps vectors in parts on disk, too. Small matrices are float64 on the CPU.
+`sum_over_shards`, `factor` and `agree`, and for files `writes`, `layout`, `is_rows`, `whole_rows` and `own_rows`; one
+that is a :class:`StoresRows` as well keeps vectors in parts on disk, too. Small matrices are float64 on the CPU.
 """
 
 from __future__ import annotations
@@ -70,6 +70,11 @@ class VectorSpace:
     def n(self) -> int:
         """Length of the vectors in their global meaning."""
         return self.n_local
+
+    @property
+    def layout(self) -> tuple[tuple[str, int], ...]:
+        """The parameters in the vectors' order, each with how many elements all ranks together have of it."""
+        return tuple((s.name, s.numel) for s in self.segments)
 
     @property
     def eps(self) -> float:

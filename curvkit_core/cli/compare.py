@@ -25,7 +25,7 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError([Mistake("", "expected the folders of two or more runs")], "compare")
     if args.out is not None and Path(args.out).suffix != ".html":
         raise ConfigError([Mistake("", f"expected a file that ends in .html, got {args.out!r}")], "--out")
-    runs = [opened_for_reading(folder) for folder in args.runs]
+    runs = [opened_for_reading(folder, vectors=True) for folder in args.runs]
     sections = compare_runs(runs)
     print_sections(sections, sys.stdout)
     if args.out is not None:

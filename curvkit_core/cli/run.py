@@ -141,9 +141,11 @@ def _carried_out(prepared: Prepared, state: RunState, registry: Registry, log: R
 
 def _finish(run: Run, jobs: Sequence[Job], state: RunState, registry: Registry, log: RunLog, *, plots: bool) -> int:
     """Write the folder, tell the observers, print the report: the numbers may have cost hours, so it comes always."""
+    import attrs
+
     from curvkit_core.runs.destination import Destination
     from curvkit_core.runs.figures import draw_figures
-    from curvkit_core.runs.record import write_run
+    from curvkit_core.runs.record import in_folder, write_run
     from curvkit_core.runs.report import report_sections
     from curvkit_core.runs.rescue import rescued
     from curvkit_core.runs.table import print_sections
@@ -163,6 +165,7 @@ def _finish(run: Run, jobs: Sequence[Job], state: RunState, registry: Registry, 
         if place is not None:
             log.say(f"the run's files are in {place} instead: move them to a place that lasts")
         return CANNOT_WRITE
+    run = attrs.evolve(run, results=in_folder(run.results, run.folder))
     registry.observers.call_run_finished(run)
     print_sections(report_sections(run), sys.stdout)
     names = sorted(entry.name for entry in run.folder.iterdir())

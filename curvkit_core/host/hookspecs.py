@@ -274,6 +274,9 @@ def curvkit_run_started(run: Any) -> None:
 def curvkit_run_finished(run: Any) -> None:
     """Watch runs: called after the results are on disk. An error here is logged and changes nothing.
 
+    Of a run on shards the vectors in its results have shapes and no elements (device ``"meta"``): each result's
+    ``parts`` says where they are.
+
     Examples
     --------
     .. code-block:: python

@@ -4,14 +4,12 @@ A tensor's fingerprint is its object, its storage, its version, its shape and a 
 alone are not enough: fused Adam, ``.data`` writes, ``vector_to_parameters`` and NumPy views move none of them. Sums and
 xors over all elements (``torch.hash_tensor``) are not either, since a permutation leaves both as they are.
 
-The hash is the sum of the bytes' 64-bit words, each mixed and times an odd weight of its own place, in wrapping integer
-arithmetic. Without the mixing two flipped sign bits would cancel: a weight is odd, so bit 63 times it is bit 63.
+The hash is :func:`curvkit_core.hashing.content_hash`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cache
 from typing import Any, cast
 
 import attrs
@@ -19,12 +17,11 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from curvkit_core.backends.probes import hashed_words
+from curvkit_core.hashing import as_words, content_hash, hash_of_words
 from curvkit_core.losses.batch_tree import tensors
 
 __all__ = ["Fingerprint", "content_hash", "fingerprint_of_batch", "fingerprint_of_model"]
 
-_BLOCK = 1 << 16  # words at a time: they and their scratch stay in the cache
 _SMALL = 1 << 12  # words of a tensor that is hashed together with others: calls, not bytes, are what it costs
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
@@ -35,22 +32,6 @@ class Fingerprint:
 
     identities: tuple[tuple[Any, ...], ...]
     hashes: tuple[int, ...]
-
-
-def content_hash(tensor: Tensor) -> Tensor:
-    """A 64-bit hash of the tensor's bytes in their order, as a scalar int64 on its device; no wait for the device."""
-    return _hash_of_words(_as_words(tensor))
-
-
-def _hash_of_words(words: Tensor) -> Tensor:
-    weights = _weights(words.device)
-    total = torch.zeros((), dtype=torch.int64, device=words.device)
-    for number, low in enumerate(range(0, words.numel(), _BLOCK)):
-        block = words[low : low + _BLOCK]
-        mixed = (block >> 33).add_(block)  # bit 63, a sign, counts as bit 30 too, which is no number's sign
-        part = mixed.mul_(weights[: block.numel()]).sum()
-        total = total + part * (_odd(number) if number else 1)
-    return total
 
 
 def fingerprint_of_model(model: nn.Module, loss: object) -> Fingerprint:
@@ -110,13 +91,13 @@ def _hashes(found: Iterable[Tensor]) -> tuple[int, ...]:
     by_device: dict[torch.device, tuple[list[Tensor], list[Tensor]]] = {}
     for tensor in found:
         for dense in _dense_parts(tensor.detach()):
-            words = _as_words(dense)
+            words = as_words(dense)
             small, large = by_device.setdefault(dense.device, ([], []))
             (small if words.numel() <= _SMALL else large).append(words)
     hashes: list[int] = []
     for small, large in by_device.values():
         parts = [torch.cat(small), *large] if small else large
-        hashes += torch.stack([_hash_of_words(words) for words in parts]).tolist()  # one wait a device
+        hashes += torch.stack([hash_of_words(words) for words in parts]).tolist()  # one wait a device
     return tuple(hashes)
 
 
@@ -129,27 +110,3 @@ def _dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
     return (tensor,)
-
-
-@cache
-def _weights(device: torch.device) -> Tensor:
-    return hashed_words(_BLOCK, device=device)
-
-
-@cache
-def _odd(number: int) -> int:
-    return int(hashed_words(number + 1)[number])
-
-
-def _as_words(tensor: Tensor) -> Tensor:
-    """The tensor's bytes as int64; what is left over of 8 bytes is padded with zeros."""
-    if not tensor.numel():
-        return torch.empty(0, dtype=torch.int64, device=tensor.device)
-    # a clone, since a tensor of one element counts as contiguous whatever its stride, and is then no view of bytes
-    flat = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
-    flat = (flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)).view(torch.uint8)
-    if flat.numel() % 8 == 0 and flat.data_ptr() % 8 == 0:
-        return flat.view(torch.int64)
-    padded = torch.zeros((flat.numel() + 7) // 8 * 8, dtype=torch.uint8, device=tensor.device)
-    padded[: flat.numel()] = flat
-    return padded.view(torch.int64)

@@ -1,5 +1,6 @@
 """What a computation returns, and how it is kept: result types and their store."""
 
+from curvkit_core.results.parted_rows import PartedRows
 from curvkit_core.results.store import StoredResult, load_result, save_result
 from curvkit_core.results.types import (
     ConditionResult,
@@ -34,6 +35,7 @@ __all__ = [
     "LanczosResult",
     "NormResult",
     "NystromResult",
+    "PartedRows",
     "PlaneResult",
     "ResultInfo",
     "SliceResult",

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_folder", "sync_file", "write_bytes", "write_text"]
+__all__ = ["atomic_folder", "sync_file", "temporary_folder", "write_bytes", "write_text"]
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -48,7 +48,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, replace: bool = False, token: str | None = None) -> Iterator[Path]:
     """Give a temporary folder to fill: it becomes `path` when the block ends well, else it vanishes.
 
     Parameters
@@ -58,6 +58,9 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     replace : bool
         Whether a folder that is there already gives way. It stays until the new one is whole; between the two
         renames that swap them, `path` is absent for a moment.
+    token : str or None
+        Ends the temporary folder's name, for other processes that write into it (:func:`temporary_folder`). None: it is
+        drawn.
 
     Yields
     ------
@@ -74,7 +77,7 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     path = Path(path)
     _refuse_existing(path, replace=replace)
     made = _make_parents(path.parent)
-    temporary = _beside(path, "tmp")
+    temporary = _beside(path, "tmp", token)
     try:
         temporary.mkdir()
         yield temporary
@@ -90,6 +93,11 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
                 parent.rmdir()
         raise
     _sync_folder(path.parent)
+
+
+def temporary_folder(path: str | Path, token: str) -> Path:
+    """Where :func:`atomic_folder` has its temporary folder for that token."""
+    return _beside(Path(path), "tmp", token)
 
 
 def _move_into_place(temporary: Path, path: Path, *, replace: bool) -> None:
@@ -123,8 +131,8 @@ def _make_parents(folder: Path) -> list[Path]:
     return missing
 
 
-def _beside(path: Path, what: str) -> Path:
-    return path.with_name(f".{path.name}.{what}-{secrets.token_hex(4)}")
+def _beside(path: Path, what: str, token: str | None = None) -> Path:
+    return path.with_name(f".{path.name}.{what}-{secrets.token_hex(4) if token is None else token}")
 
 
 def sync_file(path: Path) -> None:

@@ -1,7 +1,8 @@
 """Frozen attrs results as JSON values and tensors, field by field, and back.
 
 A tensor goes to a table of tensors under its dotted name; its place in the JSON holds either a copy to read
-(one axis, at most 256 numbers: eigenvalues, residuals) or a note of its shape. The table is read back.
+(one axis, at most 256 numbers: eigenvalues, residuals) or a note of its shape. The table is read back. Of vectors that
+lie in parts beside the table, and are not in memory, there is the note alone.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def type_name(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def encode(value: Any, name: str, tensors: dict[str, Tensor], parts: Mapping[str, str] | None = None) -> Any:
     """Return a value as JSON has it, its tensors put into `tensors`.
 
     Parameters
@@ -70,11 +71,13 @@ def encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         The dotted name, which tensors get and errors tell.
     tensors : dict
         Filled.
+    parts : mapping of str to str, optional
+        The folders of those vectors that are tensors without elements here, by dotted name.
 
     Raises
     ------
     TypeError
-        If a field holds anything else; nothing is pickled.
+        If a field holds anything else; nothing is pickled. If a tensor has no elements here and is not in `parts`.
     """
     if value is None or isinstance(value, (bool, str)):
         return value
@@ -83,16 +86,16 @@ def encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {FLOAT: str(float(value))}
     if isinstance(value, Tensor):
-        return _encode_tensor(value, name, tensors)
+        return _encode_tensor(value, name, tensors, parts or {})
     if isinstance(value, StoredResult):
-        return {TYPE: value.type_name, **encode(dict(value), name, tensors)}
+        return {TYPE: value.type_name, **encode(dict(value), name, tensors, parts)}
     if attrs.has(type(value)):
         fields = {f.name: getattr(value, f.name) for f in attrs.fields(type(value))}
-        return {TYPE: type_name(type(value)), **encode(fields, name, tensors)}
+        return {TYPE: type_name(type(value)), **encode(fields, name, tensors, parts)}
     if isinstance(value, (tuple, list)):
-        return [encode(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
+        return [encode(item, f"{name}.{i}", tensors, parts) for i, item in enumerate(value)]
     if isinstance(value, Mapping):
-        return {_key(key, name): encode(item, f"{name}.{key}", tensors) for key, item in value.items()}
+        return {_key(key, name): encode(item, f"{name}.{key}", tensors, parts) for key, item in value.items()}
     msg = (
         f"{name} holds a {type(value).__module__}.{type(value).__qualname__}, which cannot be stored: "
         "expected tensors, numbers, strings, None, tuples and mappings of these, or attrs classes."
@@ -157,7 +160,12 @@ def _build(cls: type, fields: dict[str, Any], name: str) -> Any:
         raise ValueError(msg) from error
 
 
-def _encode_tensor(value: Tensor, name: str, tensors: dict[str, Tensor]) -> Any:
+def _encode_tensor(value: Tensor, name: str, tensors: dict[str, Tensor], parts: Mapping[str, str]) -> Any:
+    if value.is_meta:
+        if name not in parts:
+            msg = f"{name} has no elements in this process (device meta), and there are no files of them."
+            raise TypeError(msg)
+        return {**_note(value, name), "parts": parts[name]}
     if value.layout is not torch.strided:
         msg = f"{name} has layout {value.layout}, which cannot be stored: expected a dense one: to_dense()."
         raise TypeError(msg)
@@ -168,7 +176,11 @@ def _encode_tensor(value: Tensor, name: str, tensors: dict[str, Tensor]) -> Any:
     tensors[name] = kept
     if kept.ndim == 1 and kept.numel() <= MAX_INLINE and not kept.is_complex():
         return [encode(item, name, tensors) for item in kept.tolist()]
-    return {TENSOR: name, "shape": list(kept.shape), "dtype": str(kept.dtype).removeprefix("torch.")}
+    return _note(kept, name)
+
+
+def _note(tensor: Tensor, name: str) -> dict[str, Any]:
+    return {TENSOR: name, "shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
 
 
 def _key(key: Any, name: str) -> str:

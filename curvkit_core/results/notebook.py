@@ -63,9 +63,11 @@ def to_numpy(result: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        By field: arrays for tensors, lists of dictionaries for rows, the rest as it is. ``info`` is left out.
+        By field: arrays for tensors, lists of dictionaries for rows, the rest as it is. ``info`` is left out, and so
+        are vectors that have no elements here, being on disk.
     """
-    return {f.name: _numpy(getattr(result, f.name)) for f in attrs.fields(type(result)) if f.name != "info"}
+    fields = {f.name: getattr(result, f.name) for f in attrs.fields(type(result)) if f.name != "info"}
+    return {k: _numpy(value) for k, value in fields.items() if not (isinstance(value, Tensor) and value.is_meta)}
 
 
 def to_pandas(result: Any) -> Any:
@@ -116,6 +118,8 @@ def _numpy(value: Any) -> Any:
 
 def _words(value: Any) -> str:
     if isinstance(value, Tensor):
+        if value.is_meta:
+            return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}, not read from disk"
         if value.ndim == 0:
             return _words(value.item())
         if not value.numel():

@@ -38,13 +38,13 @@ def eigenspace_overlap(first: Any, second: Any) -> float | None:
     Returns
     -------
     float or None
-        Between 0 and 1.
+        Between 0 and 1; None also where vectors have no elements here, as in a run on shards before it is loaded.
     """
     import torch
 
     Q, P = first.eigenvectors, second.eigenvectors
     k = min(len(Q), len(P))
-    if k == 0 or Q.shape[1] != P.shape[1]:
+    if k == 0 or Q.shape[1] != P.shape[1] or Q.is_meta or P.is_meta:
         return None
     Q, P = (torch.linalg.qr(rows[:k].double().cpu().mT)[0] for rows in (Q, P))
     return float((Q.mT @ P).square().sum()) / k
@@ -206,7 +206,8 @@ def _overlap_rows(subject: str, found: Sequence[RunResult], names: Sequence[str]
             continue
         overlap = eigenspace_overlap(base, other.result)
         k, n = min(len(base.eigenvalues), len(other.result.eigenvalues)), base.eigenvectors.shape[1]
-        shown = "other parameters" if overlap is None else f"{overlap:.3f}"
+        left = base.eigenvectors.is_meta or other.result.eigenvectors.is_meta
+        shown = f"{overlap:.3f}" if overlap is not None else "left on disk" if left else "other parameters"
         rows.append((subject, name, str(k), shown, number(k / n, 2)))
     return rows
 

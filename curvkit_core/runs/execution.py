@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,7 +16,8 @@ from curvkit_core.errors import CurvkitError
 from curvkit_core.runs.outcome import KEYBOARD, Run, RunResult
 from curvkit_core.runs.preparation import Job, Prepared
 from curvkit_core.runs.progress import Progress
-from curvkit_core.runs.ranks import lead, whole_result
+from curvkit_core.runs.ranks import APART, lead, whole_result
+from curvkit_core.runs.rows_apart import put_apart, writes_apart
 from curvkit_core.runs.slices import slices_of_run
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def execute(
             if stopped:
                 break
             if state is not None:
-                _keep(state, job, results[-1], progress)
+                results[-1] = _kept(state, job, results[-1], progress)
         if not stopped:
             results += slices_of_run(prepared, results, progress)
         lead(prepared, end=True)
@@ -135,7 +137,8 @@ def _run_job(
         "checkpoint_every": options.products,
         "save_finished": False,  # the run keeps the result itself
     }
-    lead(prepared, **{**driving, "checkpoint": None if folder is None else str(folder.absolute())})
+    apart = state is not None and writes_apart(job.op)  # without a folder rank 0 gathers what it is to return
+    lead(prepared, **{**driving, "checkpoint": None if folder is None else str(folder.absolute()), APART: apart})
     with progress.job(job.label, number, len(prepared.jobs)) as show:
 
         def on_progress(event: Any) -> None:
@@ -157,7 +160,15 @@ def _run_job(
                 on_end=on_end,
                 **driving,
             )
-            result = whole_result(result, job.op)
+            if state is not None and apart:
+                folders = (
+                    ("the run's folder", partial(state.rows_folder, job)),
+                    ("the temporary directory", state.scratch_folder),  # once: they may be a day's work
+                )
+                said = partial(_said_of, progress, job)
+                result, parts = put_apart(result, job.op, folders, partial(lead, prepared), said)
+            else:
+                result, parts = whole_result(result, job.op), None
         except SafetensorError as error:  # a full disk, as safetensors tells it
             msg = f"{job.label}: its checkpoint cannot be written: {error}"
             raise OSError(msg) from error
@@ -177,17 +188,23 @@ def _run_job(
                 params=job.operator.params,
                 result=result,
                 seconds=seconds,
+                parts=parts,
             )
         )
     return stopped
 
 
-def _keep(state: RunState, job: Job, result: RunResult, progress: Progress) -> None:
+def _kept(state: RunState, job: Job, result: RunResult, progress: Progress) -> RunResult:
     """Store a finished job; where that fails the run goes on, for the numbers are there and the disk may not matter."""
     try:
-        state.keep(job, result)
+        return state.keep(job, result)
     except (OSError, TypeError, ValueError) as error:
         progress.say(f"{job.label}: its result cannot be kept for a resumption: {error}")
+        return result
+
+
+def _said_of(progress: Progress, job: Job, text: str) -> None:
+    progress.say(f"{job.label}: {text}")
 
 
 def _facts(op: Any) -> dict[str, Any]:

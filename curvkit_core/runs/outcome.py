@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
+
+if TYPE_CHECKING:
+    from curvkit_core.results.parted_rows import PartedRows
 
 __all__ = ["KEYBOARD", "Run", "RunResult"]
 
@@ -28,9 +31,13 @@ class RunResult:
     params : tuple of str
         The globs that restrict the operator; empty for all of the problem's parameters.
     result : object
-        The algorithm's.
+        The algorithm's. Of a run on shards its vectors are tensors on torch's device ``"meta"``: shape and dtype are
+        those of the whole, and the elements are on disk.
     seconds : float
         Wall time.
+    parts : PartedRows or None
+        Where the vectors are that have no elements in `result`: ``parts.whole("eigenvectors")`` reads them,
+        ``parts.own("eigenvectors", space)`` this rank's part.
     """
 
     operator: str
@@ -41,6 +48,12 @@ class RunResult:
     params: tuple[str, ...] = ()
     result: Any
     seconds: float
+    parts: PartedRows | None = None
+
+    @property
+    def parts_name(self) -> str:
+        """The folder of the vectors in parts, beside ``result.json``."""
+        return f"rows-{self.operator_index}-{self.algorithm_index}"
 
 
 @frozen(kw_only=True, eq=False)

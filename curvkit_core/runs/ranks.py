@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["follow", "follower_rank", "lead", "one_plan", "own_rows", "whole_result"]
 
 FAILED = 1
+APART = "apart"  # in a job's order: whether the ranks write the vectors of its result themselves
 
 
 def follower_rank() -> int:
@@ -93,22 +94,14 @@ def lead(prepared: Prepared, **order: Any) -> None:
 
 def whole_result(result: Any, op: CurvatureOperator) -> Any:
     """Put the vectors of a result together, where they lie in parts; all ranks call it, and rank 0 has them whole."""
-    import attrs
-    from torch import Tensor
-
     from curvkit_core.backends import HoldsShards
+    from curvkit_core.results.parted_rows import rows_of, with_tensors
 
     problem, space = op.problem, op.space
-    if problem is None or not isinstance(problem.backend, HoldsShards) or not attrs.has(type(result)):
+    if problem is None or not isinstance(problem.backend, HoldsShards):
         return result
-    changes = {}
-    for f in attrs.fields(type(result)):
-        value = getattr(result, f.name)
-        if isinstance(value, Tensor) and space.is_rows(value):
-            changes[f.alias] = space.whole_rows(value)
-        elif isinstance(value, tuple) and any(attrs.has(type(item)) for item in value):
-            changes[f.alias] = tuple(whole_result(item, op) for item in value)
-    return attrs.evolve(result, **changes) if space.writes else result
+    whole = {name: space.whole_rows(own) for name, own in rows_of(result, space).items()}
+    return with_tensors(result, whole.get) if space.writes else result
 
 
 def own_rows(op: CurvatureOperator, whole: Tensor | None, count: int) -> Tensor:
@@ -202,18 +195,22 @@ def follow(
 def _drive_with(job: Job, known: list[Any], backend: ComparesRanks) -> None:
     """Do what rank 0 does with a job, but for files and progress."""
     from curvkit_core.algorithms import run as drive
+    from curvkit_core.runs.rows_apart import put_apart_with
     from curvkit_core.runs.run_state import can_be_saved
 
     can_be_saved(job, known)  # draws start vectors, of which sharded ones are drawn together
     order = json.loads(backend.share(""))
-    folder = order.pop("checkpoint")
+    folder, apart = order.pop("checkpoint"), order.pop(APART)
     found = drive(
         job.algorithm.component.config,
         job.op,
         checkpoint=None if folder is None else Path(folder),
         **order,
     )
-    whole_result(found, job.op)
+    if apart:
+        put_apart_with(found, job.op, backend)
+    else:
+        whole_result(found, job.op)
 
 
 def _plugins(registry: Registry) -> list[str]:

@@ -21,7 +21,8 @@ __all__ = ["rescued"]
 def rescued(run: Run, jobs: Sequence[Job], state: RunState, log: Iterable[Mapping[str, Any]]) -> Path | None:
     """Write a run into a new folder of the temporary directory, where a resumption could not bring all of it back.
 
-    Tried once: eigenvectors of a day's work are worth a second place, and the numbers are printed in any case.
+    Tried once: eigenvectors of a day's work are worth a second place, and the numbers are printed in any case. Vectors
+    that ranks have written come along from where they are: the run's folder, or a place in the temporary directory.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["RunState", "Started", "can_be_saved", "check_finished", "identities", "opened_state", "read_started"]
 
 SCHEMA = 1
-LOG, DONE, FACTS, DRIVER = "log.jsonl", "done", "facts.json", "driver"
+LOG, DONE, FACTS, DRIVER, ROWS = "log.jsonl", "done", "facts.json", "driver", "rows"
 
 
 @frozen(kw_only=True)
@@ -155,6 +156,7 @@ def opened_state(destination: Destination, prepared: Prepared) -> Iterator[RunSt
                 state._start(prepared)
             yield state
         finally:
+            state._clear_scratch()
             if not state._worth_keeping():
                 state.clear()
                 for place in made:
@@ -182,6 +184,7 @@ class RunState:
     resumed: bool = field(default=False, init=False)
     _noted: tuple[Path, dict[str, Any]] | None = field(default=None, init=False)
     _identities: list[Any] = field(factory=list, init=False)
+    _scratch: list[Path] = field(factory=list, init=False)
 
     @property
     def num_finished(self) -> int:
@@ -198,14 +201,14 @@ class RunState:
         return self._of(job) / DRIVER if can_be_saved(job, self._identities) else None
 
     def finished(self, job: Job) -> RunResult | None:
-        """Return a job's stored result, if it has one."""
-        from curvkit_core.runs.record import load_run
+        """Return a job's stored result, if it has one; vectors in parts stay on disk."""
+        from curvkit_core.runs.record import load_left_on_disk
 
         done = self._of(job) / DONE
         if not done.is_dir():
             return None
         try:
-            (result,) = load_run(done)
+            (result,) = load_left_on_disk(done)
         except (OSError, ValueError) as error:
             text = f"{error} Mend: delete {done}, and this job is done again."
             raise _refused(text) from error
@@ -216,18 +219,33 @@ class RunState:
         """Whether a resumption has a job's result, or a checkpoint of it."""
         return any((self._of(job) / name).is_dir() for name in (DONE, DRIVER))
 
-    def keep(self, job: Job, result: RunResult) -> None:
-        """Store the result of a finished job, and drop what its driver needed."""
-        from curvkit_core.results.atomic import atomic_folder
-        from curvkit_core.results.store import json_text, write_stored
-        from curvkit_core.runs.record import results_document
+    def rows_folder(self, job: Job) -> Path:
+        """An empty folder for the vectors of a job's result, which the ranks write before the result itself is kept."""
+        folder = self._of(job) / ROWS
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped as it wrote
+        folder.mkdir(parents=True)
+        return folder
 
-        document, tensors = results_document([result])
-        with atomic_folder(self._of(job) / DONE, replace=True) as temporary:
-            write_stored(document, tensors, temporary)
+    def scratch_folder(self) -> Path:
+        """An empty folder of the system's temporary directory, which goes away when the run ends."""
+        self._scratch.append(Path(tempfile.mkdtemp(prefix="curvkit-rows-")))
+        return self._scratch[-1]
+
+    def keep(self, job: Job, result: RunResult) -> RunResult:
+        """Store the result of a finished job, and drop what its driver needed; gives it with its vectors in place."""
+        from curvkit_core.results.atomic import atomic_folder
+        from curvkit_core.results.store import json_text
+        from curvkit_core.runs.record import in_folder, write_results
+
+        done = self._of(job) / DONE
+        with atomic_folder(done, replace=True) as temporary:
+            write_results([result], temporary)
             facts = {"findings": list(self.problem.history.findings)}
             (temporary / FACTS).write_text(json_text(facts), encoding="utf-8")
         shutil.rmtree(self._of(job) / DRIVER, ignore_errors=True)
+        if result.parts is not None:
+            shutil.rmtree(result.parts.folder, ignore_errors=True)
+        return in_folder([result], done)[0]
 
     def facts(self, job: Job) -> dict[str, Any]:
         """What was noted of a job that is not finished; empty where nothing was."""
@@ -249,20 +267,19 @@ class RunState:
 
     def copy_to(self, folder: Path) -> None:
         """Put this state into another folder as well: by links, which cost nothing, else by copies."""
-        import os
+        from curvkit_core.results.parted_rows import link_or_copy
 
-        def link(source: str, target: str) -> str:
-            try:
-                os.link(source, target)
-            except OSError:  # a file system without links
-                shutil.copy2(source, target)
-            return target
-
-        shutil.copytree(self.path, folder / CHECKPOINT, copy_function=link)
+        # of a job that was stopped the run's own files have the vectors so far; a resumption makes them anew
+        left_out = shutil.ignore_patterns(ROWS)
+        shutil.copytree(self.path, folder / CHECKPOINT, copy_function=link_or_copy, ignore=left_out)
 
     def clear(self) -> None:
         """Remove the state: the run is finished, or there is nothing to go on from."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _clear_scratch(self) -> None:
+        for folder in self._scratch:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _of(self, job: Job) -> Path:
         return self.path / f"job-{job.operator_index}-{job.algorithm_index}"

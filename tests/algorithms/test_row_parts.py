@@ -12,14 +12,15 @@ from torch import Tensor
 
 from curvkit_core import LambdaOperator
 from curvkit_core.algorithms import CheckpointError, Eigsh, run
-from curvkit_core.algorithms.row_parts import DamagedPartError, check_part, read_parts, write_part
 from curvkit_core.backends import Segment, StoresRows, VectorSpace
+from curvkit_core.results.row_parts import DamagedPartError, check_part, read_parts, write_part
 
 SEGMENTS = (
     Segment(name="a.weight", numel=12, row=3),
     Segment(name="b", numel=5),
     Segment(name="c.weight", numel=8, row=4),
 )
+LAYOUT = VectorSpace(SEGMENTS, dtype=F64).layout
 N = 25
 
 
@@ -50,36 +51,47 @@ def test_parts_are_put_together(tmp_path: Path, shape: tuple[int, ...]) -> None:
     """Bit for bit, in the space's order of parameters, which may be another than the files'."""
     rows = torch.randn(shape, dtype=F64, generator=torch.Generator().manual_seed(0))
     files = written(tmp_path, rows)
-    assert torch.equal(read_parts(tmp_path, "x", files, VectorSpace(SEGMENTS, dtype=F64)), rows)
-    turned = read_parts(tmp_path, "x", files, VectorSpace(SEGMENTS[::-1], dtype=F64))
+    assert torch.equal(read_parts(tmp_path, "x", files, LAYOUT), rows)
+    turned = read_parts(tmp_path, "x", files, LAYOUT[::-1])
     assert torch.equal(turned, torch.cat([rows[..., 17:], rows[..., 12:17], rows[..., :12]], dim=-1))
 
 
 def test_damage_is_found(tmp_path: Path) -> None:
     """A flipped bit, a file that is cut off, one that is missing, one of another kind: by the file's name."""
     files = written(tmp_path, torch.ones(2, N, dtype=F64))
-    space = VectorSpace(SEGMENTS, dtype=F64)
     path = tmp_path / "1.safetensors"
     good = path.read_bytes()
     check_part(path, "x", files["1.safetensors"])
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(DamagedPartError, match=r"1.safetensors: the bytes of 'x' are not those"):
-        read_parts(tmp_path, "x", files, space)
+        read_parts(tmp_path, "x", files, LAYOUT)
     path.write_bytes(good[: len(good) // 2])
     with pytest.raises(DamagedPartError, match=r"1.safetensors: "):
-        read_parts(tmp_path, "x", files, space)
+        read_parts(tmp_path, "x", files, LAYOUT)
     path.unlink()
     with pytest.raises(DamagedPartError, match=r"1.safetensors: "):
-        read_parts(tmp_path, "x", files, space)
+        read_parts(tmp_path, "x", files, LAYOUT)
     with pytest.raises(DamagedPartError, match=r"has 36 elements of 'x', expected 50"):
-        read_parts(tmp_path, "x", {"0.safetensors": files["0.safetensors"]}, space)
+        read_parts(tmp_path, "x", {"0.safetensors": files["0.safetensors"]}, LAYOUT)
     with pytest.raises(DamagedPartError, match=r"parameter 'c.weight', which is not among those of this run"):
-        read_parts(tmp_path, "x", files, VectorSpace(SEGMENTS[:2], dtype=F64))
+        read_parts(tmp_path, "x", files, LAYOUT[:2])
     from safetensors.torch import save_file
 
     save_file({"x/b": torch.zeros(1, 5, 1)}, path)
     with pytest.raises(DamagedPartError, match=r"1.safetensors does not say where its tensors belong"):
-        read_parts(tmp_path, "x", files, space)
+        read_parts(tmp_path, "x", files, LAYOUT)
+    for told in ('{"x/b": {"saved_offsets": ["a", 0, 0]}}', '{"x/b": {"saved_offsets": 3}}', "[]", "{"):
+        save_file({"x/b": torch.zeros(1, 5, 1)}, path, metadata={"DCP_SHARDING_INFO": told})
+        with pytest.raises(DamagedPartError, match=r"1.safetensors does not say where its tensors belong"):
+            read_parts(tmp_path, "x", files, LAYOUT)
+
+
+@pytest.mark.parametrize("offset", [(0, 1, 0), (0, -1, 0), (0, 0), (0, 10**20, 0)])
+def test_piece_in_a_wrong_place_is_refused(tmp_path: Path, offset: tuple[int, ...]) -> None:
+    """Of whole `b`, said to begin elsewhere than at its first entry: it never reaches another parameter's elements."""
+    facts = write_part(tmp_path / "0.safetensors", {"x/b": torch.ones(2, 5, 1)}, {"x/b": offset})
+    with pytest.raises(DamagedPartError, match=r"0.safetensors: 'x/b' .* is no part of rows \(2, 5\)"):
+        read_parts(tmp_path, "x", {"0.safetensors": facts}, [("b", 5)])
 
 
 class Parted(VectorSpace):
@@ -96,7 +108,7 @@ class Parted(VectorSpace):
         return {"0.safetensors": write_part(folder / "0.safetensors", tensors, offsets)}
 
     def read_rows(self, folder: Path, name: str, files: dict[str, Any]) -> Tensor:
-        return read_parts(folder, name, files, self)
+        return read_parts(folder, name, files, self.layout)
 
 
 class Diagonal(LambdaOperator):

@@ -186,7 +186,7 @@ def damaged(runs: Path, tmp_path: Path, name: str) -> Path:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("newer", "has schema 7: expected 1. A later curvkit may have written it."),
+        ("newer", "has schema 7: expected 1 or 2. A later curvkit may have written it."),
         ("newer plan", "plan.json has schema 7: expected 1."),
         ("no plan", "plan.json"),
         ("no tensors", "result.safetensors is not there"),

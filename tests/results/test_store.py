@@ -276,7 +276,7 @@ def test_damaged_folder_is_named(tmp_path: Path) -> None:
     good_json, good_tensors = ((folder / name).read_bytes() for name in ("result.json", "result.safetensors"))
     damage = [
         ("result.json", good_json[:50], "is not JSON"),
-        ("result.json", good_json.replace(b'"schema": 1', b'"schema": 2'), "has schema 2: expected 1"),
+        ("result.json", good_json.replace(b'"schema": 1', b'"schema": 3'), "has schema 3: expected 1 or 2"),
         ("result.json", b"[]", "has schema None"),
         ("result.json", b'{"schema": 1, "runs": []}', "holds a whole run"),
         ("result.json", b'{"schema": 1}', "holds no result"),

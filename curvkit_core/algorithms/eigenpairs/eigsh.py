@@ -268,7 +268,7 @@ class Eigsh:
             if not broken and not due and size > _FIRST:
                 return beta
             state.overlaps.cleared(size, space.eps)
-        taken, beta = free_from(space, state.basis, w)
+        taken, beta = free_from(space, state.basis, w, placed=state.basis.room(w) is not None)
         state.beside[:size, size - 1] = taken
         # what one product has in the basis's directions by its rounding: not so where lost orthogonality is taken away,
         # and not of the first product, which is orthogonal to the one row there is by its alpha

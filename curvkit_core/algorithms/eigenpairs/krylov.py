@@ -77,8 +77,10 @@ def three_term(space: VectorSpace, basis: Basis, known: Tensor, row: Tensor, pro
     return product.add_(row, alpha=-alpha), alpha
 
 
-def free_from(space: VectorSpace, basis: Basis, w: Tensor) -> tuple[Tensor, float]:
+def free_from(space: VectorSpace, basis: Basis, w: Tensor, *, placed: bool = False) -> tuple[Tensor, float]:
     """Free the row `w` (1, n_local), in place, from all rows of `basis`; again if that took much of it away.
+
+    `placed` says that it lies in the basis's :meth:`Basis.room`, from where its norm costs no pass of its own.
 
     Returns
     -------
@@ -89,7 +91,7 @@ def free_from(space: VectorSpace, basis: Basis, w: Tensor) -> tuple[Tensor, floa
     """
     taken = torch.zeros(basis.size, dtype=torch.float64)
     for left in (3, 2, 1, 0):
-        h, before = basis.gram_and_norm(space, w)
+        h, before = basis.gram_and_norm(space, w, placed=placed)
         taken += h[0]
         inside = float(h.norm())
         after = math.sqrt(max(before**2 - inside**2, 0.0))

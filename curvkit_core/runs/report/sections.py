@@ -225,9 +225,10 @@ def _other(r: RunResult) -> Section:
 
 def _shown(value: Any) -> str:
     if hasattr(value, "shape") and hasattr(value, "tolist"):
-        if value.ndim == 0:
+        on_disk = getattr(value, "is_meta", False)
+        if value.ndim == 0 and not on_disk:
             return _shown(value.tolist())
-        if value.ndim == 1 and len(value) <= 6:
+        if value.ndim == 1 and len(value) <= 6 and not on_disk:
             return ", ".join(_shown(item) for item in value.tolist())
         return f"tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     return number(value, 6) if isinstance(value, float) else str(value)

@@ -13,7 +13,7 @@ from cases import tied_mlp
 from torch import Tensor
 
 from curvkit_core import Problem
-from curvkit_core.algorithms.row_parts import DamagedPartError, read_parts
+from curvkit_core.results.row_parts import DamagedPartError, read_parts
 
 
 def facts_of(folder: Path, size: int, name: str) -> list:
@@ -67,10 +67,10 @@ def test_one_process_reads_them(written, problem):
     """With no process group: the bits that one process would have drawn."""
     facts = json.loads((written / "parts.json").read_text())
     for name, rows in expected(problem).items():
-        assert torch.equal(read_parts(written / "parts", name, facts, problem.space), rows)
-    assert read_parts(written / "parts", "none", facts, problem.space).shape == (0, problem.space.n)
+        assert torch.equal(read_parts(written / "parts", name, facts, problem.space.layout), rows)
+    assert read_parts(written / "parts", "none", facts, problem.space.layout).shape == (0, problem.space.n)
     with pytest.raises(DamagedPartError, match="0 elements of 'others', expected"):
-        read_parts(written / "parts", "others", facts, problem.space)
+        read_parts(written / "parts", "others", facts, problem.space.layout)
 
 
 def test_torch_reads_them_too(written, problem):
@@ -113,16 +113,23 @@ def test_replicas_write_once(written, problem):
     facts = json.loads((written / "replicas.json").read_text())
     assert sorted(facts) == ["part-00000.safetensors", "part-00001.safetensors"]
     for name, rows in expected(problem).items():
-        assert torch.equal(read_parts(written / "replicas", name, facts, problem.space), rows)
+        assert torch.equal(read_parts(written / "replicas", name, facts, problem.space.layout), rows)
     bit_equal(written, 4, "replicas/")
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
 def test_rank_0_needs_no_whole_rows_to_save(written):
-    """Beside its part of the rows a copy of it, and so every other rank; gathered, all of them are four times that."""
+    """Beside its part of the rows a copy of it, and so every other rank; gathered, all of them are four times that.
+
+    In a result as well; to read one takes a part, and a file to check beside it.
+    """
     parts, whole = facts_of(written, 4, "peak/parts"), facts_of(written, 4, "peak/whole")
     assert 0.5 <= max(parts) <= 1.5
     assert whole[0] >= 4.0  # control
+    assert 0.5 <= max(facts_of(written, 4, "peak/result")) <= 1.5
+    assert 0.5 <= max(facts_of(written, 4, "peak/read")) <= 2.5
+    # control; of rank 0 less may be seen, which has memory left over from the gathering
+    assert min(facts_of(written, 4, "peak/read whole")[1:]) >= 4.0
 
 
 def test_rank_that_cannot_write_is_named(written):

@@ -2,7 +2,7 @@
 
 A parameter's piece of rows (..., entries, row) is a DTensor cut along its entries, as FSDP2 cuts the parameter; on
 loading, on any number of ranks, each takes from the files what its own piece needs. The files are core's
-(:mod:`curvkit_core.algorithms.row_parts`): safetensors, nothing pickled. torch's own file writer pickles its metadata.
+(:mod:`curvkit_core.results.row_parts`): safetensors, nothing pickled. torch's own file writer pickles its metadata.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -21,12 +22,12 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner
+from torch.distributed.checkpoint.planner import ReadItem, SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
-from curvkit_core.algorithms.row_parts import opened_part, write_part
+from curvkit_core.results.row_parts import opened_part, write_part
 from curvkit_ddp.ranks import Ranks
 
 __all__ = ["load_rows", "saved_places", "save_rows"]
@@ -43,12 +44,24 @@ def save_rows(ranks: Ranks, folder: Path, pieces: Mapping[str, DTensor]) -> dict
     return writer.files
 
 
-def load_rows(ranks: Ranks, folder: Path, places: Metadata, pieces: Mapping[str, DTensor]) -> None:
-    """Fill this rank's pieces, all ranks together; `places` is what :func:`saved_places` gave."""
-    reader = _Reader(folder, places)
-    ranks.conferring(
-        lambda group: dcp.load(dict(pieces), storage_reader=reader, process_group=group), "a load of vectors"
-    )
+def load_rows(folder: Path, places: Metadata, pieces: Mapping[str, DTensor]) -> None:
+    """Fill this rank's pieces; `places` is what :func:`saved_places` gave. No messages: each rank by its own plan.
+
+    (``dcp.load`` confers on plans that need no agreement, and before torch 2.7 not in a group without global rank 0.)
+    """
+    planner = DefaultLoadPlanner()
+    planner.set_up_planner(dict(pieces), places, is_coordinator=False)
+    by_file: dict[str, list[ReadItem]] = {}
+    for item in planner.finish_plan(planner.create_local_plan()).items:
+        by_file.setdefault(places.storage_data[item.storage_index], []).append(item)
+    for name, items in by_file.items():
+        with opened_part(folder / name) as (file, _):
+            for item in items:
+                ends = zip(item.storage_offsets, item.lengths, strict=True)
+                wanted = tuple(slice(low, low + length) for low, length in ends)
+                target = planner.resolve_tensor(item).detach()
+                target.copy_(file.get_slice(item.storage_index.fqn)[wanted])
+                planner.commit_tensor(item, target)
 
 
 def saved_places(folder: Path, name: str, files: Files) -> Metadata:
@@ -108,54 +121,6 @@ class _Writer(dcp.StorageWriter):
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """On the coordinator, when all have written: the files say themselves what they hold."""
         self.files = dict(result.storage_data for own in results for result in own)
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        """It is chosen by nobody but this module."""
-        return False
-
-
-class _Reader(dcp.StorageReader):
-    """Reads of each file what the plan asks for, and no more."""
-
-    def __init__(self, folder: Path, places: Metadata) -> None:
-        self.folder = folder
-        self.places = places
-
-    def reset(self, checkpoint_id: Any = None) -> None:
-        """Nothing is kept from one load to the next."""
-
-    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        """What was read before."""
-        return self.places
-
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *_: Any, **__: Any) -> None:
-        """The folder is there already."""
-
-    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """As torch has made it."""
-        return plan
-
-    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """As torch has made it."""
-        return plans
-
-    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Copy slices of the files into this rank's pieces."""
-        by_file: dict[str, list[ReadItem]] = {}
-        for item in plan.items:
-            by_file.setdefault(self.places.storage_data[item.storage_index], []).append(item)
-        for name, items in by_file.items():
-            with opened_part(self.folder / name) as (file, _):
-                for item in items:
-                    ends = zip(item.storage_offsets, item.lengths, strict=True)
-                    wanted = tuple(slice(low, low + length) for low, length in ends)
-                    target = planner.resolve_tensor(item).detach()
-                    target.copy_(file.get_slice(item.storage_index.fqn)[wanted])
-                    planner.commit_tensor(item, target)
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:

@@ -13,9 +13,9 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from curvkit_core.algorithms.row_parts import DamagedPartError, check_part
 from curvkit_core.backends import Segment, VectorSpace
 from curvkit_core.errors import RankError
+from curvkit_core.results.row_parts import DamagedPartError, check_part
 from curvkit_ddp.collectives import small_stack, small_sum
 from curvkit_ddp.ranks import Ranks
 from curvkit_ddp.row_storage import load_rows, save_rows, saved_places
@@ -64,6 +64,11 @@ class ShardedSpace(VectorSpace):
         """Length of the vectors over all shards."""
         return self._n
 
+    @property
+    def layout(self) -> tuple[tuple[str, int], ...]:
+        """The parameters with their sizes over all shards."""
+        return tuple((s.name, numel) for s, numel in zip(self.segments, self._numels.tolist(), strict=True))
+
     def agree(self, value: int) -> int:
         """The largest of all ranks' values: one small collective."""
         return self.everyone.agree(value)
@@ -83,7 +88,7 @@ class ShardedSpace(VectorSpace):
 
     def whole_rows(self, rows: Tensor) -> Tensor:
         """Rows with all their elements, a row at a time, on the shards' rank 0; on the others none. A gather a row."""
-        flat = rows.reshape(-1, self.n_local)
+        flat = rows.reshape(rows.shape[:-1].numel(), self.n_local)  # on a rank without elements -1 is ambiguous
         found = [self._gathered(row) for row in flat]
         if self.shards.rank != 0:
             return rows.new_zeros(0)
@@ -115,22 +120,22 @@ class ShardedSpace(VectorSpace):
 
     def read_rows(self, folder: Path, name: str, files: Mapping[str, Mapping[str, Any]]) -> Tensor:
         """This rank's part of rows that any number of ranks has written; each rank checks its share of the files."""
-        seen = ""
+        seen, rows = "", self.zeros(0)
         try:
             for number, (file, facts) in enumerate(files.items()):
                 if number % self.everyone.size == self.everyone.rank:
                     check_part(folder / file, name, facts)
             places = saved_places(folder, name, files)
+            whole = next(iter(places.state_dict_metadata.values()), None)
+            if isinstance(whole, TensorStorageMetadata):
+                rows = torch.empty((*whole.size[:-2], self.n_local), dtype=whole.properties.dtype)
+                load_rows(folder, places, self._pieces(name, rows))
+            else:
+                seen = f"{folder.name} has no rows {name!r}"
         except DamagedPartError as error:
             seen = str(error)
         if damages := [text for text in self.everyone.texts(seen) if text]:
             raise DamagedPartError(damages[0])
-        whole = next(iter(places.state_dict_metadata.values()), None)
-        if not isinstance(whole, TensorStorageMetadata):
-            msg = f"{folder.name} has no rows {name!r}"
-            raise DamagedPartError(msg)
-        rows = torch.empty((*whole.size[:-2], self.n_local), dtype=whole.properties.dtype)
-        load_rows(self.shards, folder, places, self._pieces(name, rows))
         return rows
 
     def _pieces(self, name: str, rows: Tensor) -> dict[str, DTensor]:

@@ -11,7 +11,8 @@ from problems import BLOCKS, make
 from recorded import Recorded, message_of
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from curvkit_core import HessianOperator, Problem
+from curvkit_core import HessianOperator, Problem, load_result, save_result
+from curvkit_core.results import KrylovResult
 from curvkit_ddp import ShardedBackend, row_storage, shard
 from curvkit_ddp.sharded_space import ShardedSpace
 
@@ -86,7 +87,10 @@ def fail(found: Recorded, space: ShardedSpace, folder: Path, H: HessianOperator)
 
 
 def peaks(found: Recorded, folder: Path) -> None:
-    """Memory that rank 0 needs beside its part of 24 rows of a million numbers: to write them, and to gather them."""
+    """Memory that a rank needs beside its part of 24 rows of a million numbers: to write them, and to gather them.
+
+    Alone, as a result, and to read that again: its part, or all of it.
+    """
     model = torch.nn.Linear(1024, 1024)
     shard(model)
     backend = ShardedBackend(timeout=30.0)
@@ -97,9 +101,13 @@ def peaks(found: Recorded, folder: Path) -> None:
         folder.mkdir()
     space.agree(0)
     space.whole_rows(rows[:1])  # what the transport keeps
+    result = KrylovResult(projections=(), bases=(rows,), damping=0.0, single=False, num_matvecs=0)
     for name, call in (
         ("parts", lambda: space.write_rows(folder, {"x": rows})),
         ("whole", lambda: space.whole_rows(rows)),
+        ("result", lambda: save_result(result, folder / "result", space=space)),
+        ("read", lambda: load_result(folder / "result", space=space)),
+        ("read whole", lambda: load_result(folder / "result")),
     ):
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = _kilobytes("VmRSS")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvkit_core.backends import VectorSpace
-from curvkit_core.linearize.fingerprint import content_hash
+from curvkit_core.hashing import content_hash
 from curvkit_core.results.atomic import sync_file
 
 __all__ = ["DamagedPartError", "check_part", "opened_part", "read_parts", "write_part"]
@@ -49,14 +48,22 @@ def write_part(path: Path, tensors: Mapping[str, Tensor], offsets: Mapping[str, 
 
     Raises
     ------
-    OSError, safetensors.SafetensorError
+    OSError
         If it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     dense = {key: t.detach().to("cpu").contiguous() for key, t in tensors.items()}
     places = {key: {_OFFSETS: list(offsets[key])} for key in dense}
-    save_file(dense, path, metadata={_PLACES: json.dumps(places)})
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(dense, path, metadata={_PLACES: json.dumps(places)})
+    except SafetensorError as error:  # a full disk has no class of its own there
+        msg = f"{path}: {error}"
+        raise OSError(msg) from error
+    path.chmod(mode)  # safetensors writes 0600, and others may be to read a result
     sync_file(path)
     hashes = {name: _combined(keys, dense.__getitem__) for name, keys in _by_name(dense).items()}
     return {"bytes": path.stat().st_size, "hashes": hashes}
@@ -77,8 +84,10 @@ def check_part(path: Path, name: str, facts: Mapping[str, Any]) -> None:
             raise DamagedPartError(msg)
 
 
-def read_parts(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]], space: VectorSpace) -> Tensor:
-    """Put rows together, over all elements of `space`'s parameters, in one process.
+def read_parts(
+    folder: Path, name: str, files: Mapping[str, Mapping[str, Any]], layout: Iterable[tuple[str, int]]
+) -> Tensor:
+    """Put rows together, over all elements of the parameters, in one process.
 
     Parameters
     ----------
@@ -87,8 +96,8 @@ def read_parts(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]], 
         The rows'.
     files : mapping of str to mapping
         By name in the folder, what :func:`write_part` gave.
-    space : VectorSpace
-        Whose order of parameters the rows have.
+    layout : iterable of (str, int)
+        The parameters in the order that the rows shall have them, with their sizes: a space's ``layout``.
 
     Returns
     -------
@@ -100,9 +109,9 @@ def read_parts(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]], 
         If a file is not what was written, or the files are not all there.
     """
     places, n = {}, 0
-    for segment in space.segments:
-        places[segment.name] = n
-        n += segment.numel
+    for parameter, numel in layout:
+        places[parameter] = (n, numel)
+        n += numel
     whole: Tensor | None = None
     filled = 0
     for file_name, facts in files.items():
@@ -110,21 +119,41 @@ def read_parts(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]], 
         with opened_part(folder / file_name) as (file, offsets):
             for key in _by_name(file.keys()).get(name, []):
                 part = file.get_tensor(key)
-                *lead, entries, row = part.shape
                 parameter = key.removeprefix(f"{name}/")
                 if parameter not in places:
                     msg = f"{file_name} has parameter {parameter!r}, which is not among those of this run"
                     raise DamagedPartError(msg)
                 if whole is None:
-                    whole = torch.empty((*lead, n), dtype=part.dtype)
-                low = places[parameter] + offsets[key][-2] * row
-                whole[..., low : low + entries * row] = part.flatten(-2)
+                    shape = torch.Size((*part.shape[:-2], n))
+                    _require_room(folder, files, shape, part.dtype)
+                    whole = torch.empty(shape, dtype=part.dtype)
+                low, high = _place(part, offsets[key], *places[parameter], whole, f"{file_name}: {key!r}")
+                whole[..., low:high] = part.flatten(-2)
                 filled += part.numel()
     if whole is None or filled != whole.numel():
         expected = n if whole is None else whole.numel()
         msg = f"{folder.name} has {filled} elements of {name!r}, expected {expected}"
         raise DamagedPartError(msg)
     return whole
+
+
+def _require_room(folder: Path, files: Iterable[str], shape: torch.Size, kind: torch.dtype) -> None:
+    """Refuse what the files cannot hold, before memory is asked for it."""
+    there = sum((folder / name).stat().st_size for name in files if (folder / name).is_file())
+    if shape.numel() * kind.itemsize > there:
+        msg = f"{folder.name} has files of {there} bytes: too few for rows {tuple(shape)} of {kind}"
+        raise DamagedPartError(msg)
+
+
+def _place(part: Tensor, offset: tuple[int, ...], start: int, numel: int, whole: Tensor, what: str) -> tuple[int, int]:
+    """Where a piece goes in the whole rows; refused where it does not fit there, whatever its file says."""
+    if part.ndim >= 2 and part.shape[:-2] == whole.shape[:-1] and part.dtype == whole.dtype:
+        entries, row = part.shape[-2:]
+        low = start + offset[-2] * row
+        if len(offset) == part.ndim and start <= low and low + entries * row <= start + numel:
+            return low, low + entries * row
+    msg = f"{what} ({tuple(part.shape)}, {part.dtype}, at {list(offset)}) is no part of rows {tuple(whole.shape)}"
+    raise DamagedPartError(msg)
 
 
 @contextmanager
@@ -149,8 +178,8 @@ def opened_part(path: Path) -> Iterator[tuple[Any, dict[str, tuple[int, ...]]]]:
 def _offsets(path: Path, file: Any) -> dict[str, tuple[int, ...]]:
     try:
         found = json.loads((file.metadata() or {})[_PLACES])
-        return {key: tuple(found[key][_OFFSETS]) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        return {key: tuple(map(int, found[key][_OFFSETS])) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         msg = f"{path.name} does not say where its tensors belong ({error!r})"
         raise DamagedPartError(msg) from error
 
