@@ -42,9 +42,6 @@ from curvkit_core.results.types import EigenHistory, EigenResult
 __all__ = ["Eigsh", "eigsh"]
 
 
-_FIRST = 2  # rows that are orthogonalised whatever the estimate says: what they lose is their products' rounding
-
-
 @define(kw_only=True)
 class EigshState:
     """Basis rows Q, all multiplied, and the `row` that follows them; T = Q A Q^T, with the row's couplings known.
@@ -82,7 +79,7 @@ class EigshState:
 
 @frozen(kw_only=True)
 class Eigsh:
-    """Thick-restart Lanczos for symmetric operators. Holds `ncv` + 1 vectors, and two more while a product is taken in.
+    """Thick-restart Lanczos for symmetric operators. Holds `ncv` + 1 vectors, product included; at times three more.
 
     Parameters
     ----------
@@ -258,22 +255,23 @@ class Eigsh:
 
     def _reorthogonalize(self, space: VectorSpace, state: EigshState, w: Tensor, column: float) -> float:
         """Free `w` from the basis if it is due; its norm then."""
-        size, local = state.basis.size, True
-        if state.overlaps is not None:
+        size, overlaps = state.basis.size, state.overlaps
+        norm = 0.0
+        if overlaps is not None:
             beta = float(space.norms(w)[0])
-            scale = max(state.scale, math.hypot(column, beta))
-            broken = beta <= BREAKDOWN * space.eps * scale
-            local = state.overlaps.again or size <= _FIRST
-            due = state.overlaps.due(state.projected[:size, :size], beta, scale, space.eps)
-            if not broken and not due and size > _FIRST:
+            norm = math.hypot(column, beta)
+            broken = beta <= BREAKDOWN * space.eps * max(state.scale, norm)
+            if not overlaps.due(state.projected[:size, :size], beta, norm, space.eps) and not broken:
                 return beta
-            state.overlaps.cleared(size, space.eps)
+            overlaps.cleared(size, space.eps)
         taken, beta = free_from(space, state.basis, w, placed=state.basis.room(w) is not None)
         state.beside[:size, size - 1] = taken
         # what one product has in the basis's directions by its rounding: not so where lost orthogonality is taken away,
         # and not of the first product, which is orthogonal to the one row there is by its alpha
-        if local and size > 1:
+        if size > 1 and (overlaps is None or overlaps.first(size)):
             state.spread = max(state.spread, float(taken.norm()) * (space.n / size) ** 0.5)
+            if overlaps is not None:
+                overlaps.measured(taken, norm)
         return beta
 
     def _measure_noise(self, space: VectorSpace, state: EigshState, V: Tensor, AV: Tensor) -> None:
