@@ -6,7 +6,7 @@ and N what was taken (column j by the j-th product),
 .. math:: A Q^\top = Q^\top (T + N) + \beta\, q\, e_m^\top
 
 holds to rounding whatever the overlaps of the rows of Q are. An eigenvector s of T leaves :math:`Q^\top N s` in the
-residual, overlaps times |A|: 1e-4 |A| in float32. An eigenvector of T + N leaves nothing. N is small, so two steps of
+residual, overlaps times |A|: 1e-4 |A| in float32. An eigenvector of T + N leaves nothing. N is small, so a few steps of
 first-order perturbation find it:
 
 .. math:: S \leftarrow S (I + X), \quad X_{ik} = (S^{-1} N S)_{ik} / (\theta_k - \theta_i).
