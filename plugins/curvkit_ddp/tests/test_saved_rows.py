@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from cases import tied_mlp
+from packaging.version import Version
 from torch import Tensor
 
 from curvkit_core import Problem
@@ -121,12 +123,15 @@ def test_replicas_write_once(written, problem):
 def test_rank_0_needs_no_whole_rows_to_save(written):
     """Beside its part of the rows a copy of it, and so every other rank; gathered, all of them are four times that.
 
+    Before safetensors 0.8, which writes tensors from where they lie, another copy.
+
     In a result as well; to read one takes a part, and a file to check beside it.
     """
     parts, whole = facts_of(written, 4, "peak/parts"), facts_of(written, 4, "peak/whole")
-    assert 0.5 <= max(parts) <= 1.5
+    copies = 1 if Version(metadata.version("safetensors")) >= Version("0.8") else 2
+    assert copies - 0.5 <= max(parts) <= copies + 0.5
     assert whole[0] >= 4.0  # control
-    assert 0.5 <= max(facts_of(written, 4, "peak/result")) <= 1.5
+    assert copies - 0.5 <= max(facts_of(written, 4, "peak/result")) <= copies + 0.5
     assert 0.5 <= max(facts_of(written, 4, "peak/read")) <= 2.5
     # control; of rank 0 less may be seen, which has memory left over from the gathering
     assert min(facts_of(written, 4, "peak/read whole")[1:]) >= 4.0
