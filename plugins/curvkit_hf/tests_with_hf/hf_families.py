@@ -169,6 +169,7 @@ FAMILIES: dict[str, Family] = {
             )
         ),
         adapter="Seq2SeqLMLoss",
+        attentions=("eager", "sdpa") if T5ForConditionalGeneration._supports_sdpa else ("eager",),  # not in 5.0
     ),
     "bart": Family(
         make=lambda a: BartForConditionalGeneration(

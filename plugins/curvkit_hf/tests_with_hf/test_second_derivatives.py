@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hf_families import VOCABULARY, batch_for, family_model, relative
+from hf_families import FAMILIES, VOCABULARY, batch_for, family_model, relative
 from torch import nn
 from transformers import (
     AttentionInterface,
@@ -117,7 +117,7 @@ def test_what_was_chosen_is_back_after_an_error() -> None:
 
 def test_encoders_and_decoders_have_configurations_of_their_own() -> None:
     """T5's two stacks; each is as it was."""
-    model = family_model("t5", "sdpa")
+    model = family_model("t5", FAMILIES["t5"].attentions[-1])
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     model.encoder.config._attn_implementation = "flex_attention"
     before = {key: config._attn_implementation for key, config in configs.items()}
