@@ -100,7 +100,7 @@ class Basis:
         assert high <= self.capacity, "the basis is full"
         for start, block in self._placed():
             first, last = max(low, start), min(high, start + len(block))
-            if first < last and not same_memory(block[first - start : last - start], rows[first - low : last - low]):
+            if first < last and not _same_memory(block[first - start : last - start], rows[first - low : last - low]):
                 block[first - start : last - start] = rows[first - low : last - low]
         self.size = high
 
@@ -121,7 +121,7 @@ class Basis:
         room = self.room(row)
         if room is None:
             return row
-        return room if same_memory(room, row) else room.copy_(row)
+        return room if _same_memory(room, row) else room.copy_(row)
 
     def rows(self, space: VectorSpace, low: int, high: int) -> Tensor:
         """Rows `low` to `high`, in the space's dtype and on its device: a view where they lie so; not to be changed."""
@@ -216,7 +216,7 @@ class Basis:
                 yield start + low, used[low : low + step].to(device=space.device, dtype=space.dtype)
 
 
-def same_memory(one: Tensor, other: Tensor) -> bool:
+def _same_memory(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one shape are the same numbers in the same place."""
     return one.data_ptr() == other.data_ptr() and one.dtype == other.dtype and one.stride() == other.stride()
 

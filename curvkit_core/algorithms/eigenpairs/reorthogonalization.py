@@ -31,7 +31,8 @@ __all__ = ["REORTHOGONALIZE", "Overlaps"]
 REORTHOGONALIZE = ("full", "partial")
 _LIMIT = 0.5  # of an overlap, as a power of eps
 # Rows that are orthogonalised in any case: overlaps grow fastest while the first Ritz values converge, and the estimate
-# does not follow (2e-3 seen for 3e-5 at the seventh row); and they show the products' rounding, of which it is made.
+# does not follow (eigenvalues 1/i, float32: 2e-3 seen for 3e-5 at the seventh row). And they show the products'
+# rounding, of which the estimate is made.
 _FIRST = 8
 _SAFE = 2.0  # times the largest rounding seen
 

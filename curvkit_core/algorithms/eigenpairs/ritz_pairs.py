@@ -14,9 +14,6 @@ first-order perturbation find it:
 As A is symmetric, :math:`X \approx -S^\top (Q Q^\top - I) S / 2` up to a rotation: where N comes from lost
 orthogonality the correction takes the overlaps out of the Ritz vectors, and has no small divisors. Entries that are
 rounding alone, and those that would need a larger step than overlaps explain, stay; what stays is told.
-
-At n = 300,000, float32, pairs of five spectra by 40 products: true residuals 4e-8 to 5e-7 |A|, as with every row
-orthogonalised; with T alone, and overlaps at the limit of :math:`\sqrt\varepsilon`, 4e-6 to 2e-4 |A|.
 """
 
 from __future__ import annotations
