@@ -8,6 +8,7 @@ generation.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -24,12 +25,11 @@ BASIS_STORAGES = ("device", "host", "disk")
 BASIS_DTYPES = (None, "float64", "float32", "bfloat16", "float16")
 
 _ROWS = 2  # brought to the device, or widened, at once
-_COLUMNS = 1 << 14  # rotated at once: they stay in the cache (30 rows to 20 at n = 4 million: 0.4 of the time of 2^18)
-_CHUNK, _CHUNKS = (
-    1 << 14,
-    1 << 6,
-)  # subtracted at once on a CPU, as many products: BLAS takes one row by one thread alone
-_COLUMNS_THERE = 1 << 18  # on another device, where every step is a launch
+# Columns go in chunks on a CPU, a product each, so many at once: BLAS takes one row by one thread alone. A chunk of a
+# basis stays in the cache while it is rotated.
+_CHUNK, _CHUNKS, _CHUNKS_ROTATED = 1 << 14, 1 << 6, 1 << 2
+_SQUARES = 1e-25  # sums of squares below it may be of numbers that float32 has not got
+_COLUMNS_THERE = 1 << 18  # rotated at once on another device, where every step is a launch
 
 
 @define(eq=False)
@@ -104,21 +104,21 @@ class Basis:
                 block[first - start : last - start] = rows[first - low : last - low]
         self.size = high
 
-    def room(self, like: Tensor, ahead: int = 0) -> Tensor | None:
-        """The place (1, n_local) of the row that will be appended after `ahead` others.
+    def room(self, like: Tensor, ahead: int = 0, rows: int = 1) -> Tensor | None:
+        """The place (rows, n_local) of what will be appended after `ahead` rows.
 
-        None where there is none, or where rows lie otherwise than `like`: off the device, in another dtype.
+        None where no block has it, or where rows lie otherwise than `like`: off the device, in another dtype.
         """
         number = self.size + ahead
         for start, block in self._placed():
-            if start <= number < start + len(block):
+            if start <= number and number + rows <= start + len(block):
                 fits = self.storage == "device" and block.device == like.device and block.dtype == like.dtype
-                return block[number - start : number - start + 1] if fits else None
+                return block[number - start : number - start + rows] if fits else None
         return None
 
-    def placed(self, row: Tensor) -> Tensor:
-        """The row (1, n_local) that will be appended next, copied to its place where it has one and is not there."""
-        room = self.room(row)
+    def placed(self, row: Tensor, ahead: int = 0) -> Tensor:
+        """The row (1, n_local) that follows after `ahead` others, copied to its place where it has one elsewhere."""
+        room = self.room(row, ahead)
         if room is None:
             return row
         return room if _same_memory(room, row) else room.copy_(row)
@@ -154,7 +154,24 @@ class Basis:
         if not placed:
             return self.gram(space, w), float(space.norms(w)[0])
         both = self.gram(space, w, self.size + 1)
-        return both[:, :-1], max(float(both[0, -1]), 0.0) ** 0.5
+        squared = float(both[0, -1])
+        # where the row's squares leave float32's range the products beside them may not: they are not taken again
+        inside = _SQUARES < squared < math.inf
+        return both[:, :-1], squared**0.5 if inside else float(space.norms(w)[0])
+
+    def pair(self, one: Tensor, other: Tensor) -> Tensor | None:
+        """The two rows that follow, :meth:`placed` where they have one, as one tensor (2, n_local).
+
+        None where the basis lies on the device and has no room for both in one block.
+        """
+        both = self.room(one, rows=2)
+        return torch.cat([one, other]) if both is None and self.storage != "device" else both
+
+    def gram_following(self, space: VectorSpace, both: Tensor) -> Tensor:
+        """Inner products of a :meth:`pair` with all rows and then with its first, (2, size + 1), in one pass."""
+        if self.room(both, rows=2) is not None:
+            return self.gram(space, both, self.size + 1)
+        return torch.cat([self.gram(space, both), space.gram(both, both[:1])], dim=1)
 
     def subtract(self, space: VectorSpace, H: Tensor, W: Tensor) -> None:
         """Take H Q from the rows W (k, n_local), in place; H (k, size') belongs to the first size' rows."""
@@ -171,16 +188,21 @@ class Basis:
         """Q <- C Q in place, C (m, size') with m <= size': m rows are left."""
         m, size = C.shape
         assert m <= size <= self.size
-        step = _COLUMNS if space.device.type == "cpu" else _COLUMNS_THERE
-        for low in range(0, space.n_local, step):
-            high = min(low + step, space.n_local)
-            rotated = torch.zeros((m, high - low), dtype=space.dtype, device=space.device)
+        cpu = space.device.type == "cpu"
+        chunk, chunks = (_CHUNK, _CHUNKS_ROTATED) if cpu else (_COLUMNS_THERE, 1)
+        # one scratch for all: fresh memory of its size is a page fault every 4 KB, and those were half of the time
+        scratch = torch.empty(m * min(chunk * chunks, space.n_local), dtype=space.dtype, device=space.device)
+        C = C.to(scratch)
+        for place, count in _columns(space.n_local, chunk, chunks):
+            rotated = scratch[: m * (place.stop - place.start)].view(count, m, -1)
             for start, block in self._placed():
-                part = block[: max(0, size - start), low:high].to(device=space.device, dtype=space.dtype)
-                rotated.addmm_(C[:, start : start + len(part)].to(rotated), part)
+                part = _cut(block[: max(0, size - start)], place, count).to(device=space.device, dtype=space.dtype)
+                rotated.baddbmm_(
+                    C[:, start : start + part.shape[1]].expand(count, -1, -1), part, beta=1.0 if start else 0.0
+                )
             for start, block in self._placed():
-                part = rotated[start : start + len(block)]
-                block[: len(part), low:high] = part
+                part = rotated[:, start : start + len(block)]
+                _cut(block[: part.shape[1]], place, count).copy_(part)
         self.size = m
         self.generation += 1
 
@@ -223,14 +245,27 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
 
 def _subtract(H: Tensor, rows: Tensor, W: Tensor) -> None:
     """W -= H rows, in place; on a CPU in chunks of columns, which all threads share."""
-    whole = W.shape[1] // _CHUNK if W.device.type == "cpu" else 0
-    for first in range(0, whole, _CHUNKS):
-        chunks = min(_CHUNKS, whole - first)
-        place = slice(first * _CHUNK, (first + chunks) * _CHUNK)
-        w, q = (part[:, place].unflatten(1, (chunks, _CHUNK)).transpose(0, 1) for part in (W, rows))
-        w.baddbmm_(H.expand(chunks, -1, -1), q, alpha=-1.0)
-    if whole * _CHUNK < W.shape[1]:
-        W[:, whole * _CHUNK :].addmm_(H, rows[:, whole * _CHUNK :], alpha=-1.0)
+    if W.device.type != "cpu":
+        W.addmm_(H, rows, alpha=-1.0)
+        return
+    for place, count in _columns(W.shape[1], _CHUNK, _CHUNKS):
+        _cut(W, place, count).baddbmm_(H.expand(count, -1, -1), _cut(rows, place, count), alpha=-1.0)
+
+
+def _columns(n: int, chunk: int, chunks: int) -> Iterator[tuple[slice, int]]:
+    """Columns 0 to n in groups of up to `chunks` whole chunks, and how many those are; what is left is one."""
+    whole = n // chunk
+    for first in range(0, whole, chunks):
+        count = min(chunks, whole - first)
+        yield slice(first * chunk, (first + count) * chunk), count
+    if whole * chunk < n:
+        yield slice(whole * chunk, n), 1
+
+
+def _cut(rows: Tensor, place: slice, count: int) -> Tensor:
+    """These columns (count, rows, chunk): a view."""
+    cut: Tensor = rows[:, place].unflatten(1, (count, -1)).transpose(0, 1)
+    return cut
 
 
 def _room(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, storage: str, folder: str | None) -> Tensor:

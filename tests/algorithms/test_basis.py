@@ -116,3 +116,53 @@ def test_a_full_basis_takes_no_more() -> None:
     basis, rows = filled(where)
     with pytest.raises(AssertionError, match="full"):
         basis.append(rows[:3])
+
+
+@pytest.mark.parametrize("storage", ["device", "host"])
+@pytest.mark.parametrize("n", [3 << 14, (5 << 14) + 7, 100])
+def test_long_rows_go_in_chunks_of_columns(n: int, storage: str) -> None:
+    """Rotation and subtraction of whole groups of chunks, a part of a group, and what is left of a chunk."""
+    where = VectorSpace([Segment(name="x", numel=n)], dtype=F64)
+    rows = where.random("gaussian", 0, 0, 7)
+    basis = Basis.allocate(where, 9, leading=3, storage=storage)
+    basis.append(rows)
+    generator = torch.Generator().manual_seed(0)
+    C, H = (torch.randn(4, 6, dtype=F64, generator=generator) for _ in range(2))
+    W = where.random("gaussian", 1, 0, 4)
+    expected = W - H @ rows[:6]
+    basis.subtract(where, H, W)
+    assert (W - expected).abs().max() <= 100 * where.eps
+    basis.rotate(where, C)
+    assert (basis.rows(where, 0, 4) - C @ rows[:6]).abs().max() <= 100 * where.eps
+
+
+@pytest.mark.parametrize(("layout", "placed"), [({}, True), ({"leading": 8}, None), ({"storage": "host"}, False)])
+def test_the_two_rows_that_follow_are_one_tensor(layout: dict[str, object], placed: bool | None) -> None:
+    """Where they lie, with products of both in one pass; a copy off the device; none across two blocks."""
+    where = space()
+    basis, rows = filled(where, **layout)
+    both = where.random("gaussian", 1, 0, 2)
+    one, other = basis.placed(both[:1]), basis.placed(both[1:], ahead=1)
+    pair = basis.pair(one, other)
+    if placed is None:
+        assert pair is None
+        return
+    assert pair is not None and torch.equal(pair, both)
+    assert (pair.data_ptr() == one.data_ptr()) is placed
+    G = basis.gram_following(where, pair)
+    assert (G - both @ torch.cat([rows, both[:1]]).mT).abs().max() <= 100 * where.eps * N
+    basis.append(pair)
+    assert torch.equal(basis.rows(where, 7, 9), both)
+
+
+@pytest.mark.parametrize("scale", [1e-17, 1e-20, 1e-25])
+def test_a_norm_beside_products_is_right_where_its_squares_are_not(scale: float) -> None:
+    """float32 has no squares of entries below 1e-19; their products with unit rows it has."""
+    where = VectorSpace([Segment(name="x", numel=100_000)], dtype=torch.float32)
+    basis = Basis.allocate(where, 4)
+    basis.append(where.orthonormalize(where.random("gaussian", 0, 0, 2))[0])
+    w = basis.placed((where.random("gaussian", 1, 0, 1) + 30.0 * basis.rows(where, 0, 1)) * scale)
+    products, norm = basis.gram_and_norm(where, w, placed=True)
+    exact = w[0].double()
+    assert norm == pytest.approx(float(exact.norm()), rel=1e-6)
+    assert torch.allclose(products[0], basis.rows(where, 0, 2).double() @ exact, rtol=1e-4, atol=1e-6 * norm)
