@@ -47,7 +47,8 @@ def measure_bookkeeping(
     workload = WORKLOADS["gpt2"](small=small)
     rows: list[dict[str, Any]] = []
     n = 0
-    for name, reorthogonalize in (("GGNOperator", "full"), ("GGNOperator", "partial"), ("HessianOperator", "full")):
+    for name, reorthogonalize in (("GGNOperator", None), ("GGNOperator", "full"), ("HessianOperator", None)):
+        label = name if reorthogonalize is None else f"{name}, reorthogonalize={reorthogonalize!r}"
         problem = Problem(workload.model, [(workload.inputs, workload.targets)], CrossEntropyLoss(), preflight="off")
         base = getattr(curvkit_core, name)(problem, strategy="reverse", cache="keep")
         n = base.n
@@ -55,7 +56,7 @@ def measure_bookkeeping(
         base.apply(base.space.random("gaussian", 0, 0, 1))
         runs, products = [], []
         for repeat in range(repeats):
-            log(f"bookkeeping: {name}, {reorthogonalize}, repetition {repeat + 1} of {repeats}")
+            log(f"bookkeeping: {label}, repetition {repeat + 1} of {repeats}")
             op = Timed(base)
             begun = clock()
             result = eigsh(op, k=K, tol=1e-12, max_matvecs=PRODUCTS, reorthogonalize=reorthogonalize, seed=repeat)
@@ -64,10 +65,16 @@ def measure_bookkeeping(
             assert result.num_matvecs <= PRODUCTS
         shares = [(run - own) / own for run, own in zip(runs, products, strict=True)]
         row = {
-            "operator": f"{name}, {reorthogonalize}",
+            "operator": label,
             "seconds": runs,
             "seconds_of_products": products,
             "shares": shares,
         }
-        rows.append({**row, "share": median(shares), "missed": ["share"] if median(shares) > GOAL else []})
+        rows.append(
+            {
+                **row,
+                "share": median(shares),
+                "missed": ["share"] if reorthogonalize is None and median(shares) > GOAL else [],
+            }
+        )
     return {"text": workload.text, "n": n, "products": PRODUCTS, "rows": rows}

@@ -93,7 +93,7 @@ def _eigenthings(product: Product, diagonal: Tensor, seed: int) -> _Outcome:
 
 SOLVERS: dict[str, Callable[[Product, Tensor, int], _Outcome]] = {
     "curvkit eigsh": _curvkit(),
-    "curvkit eigsh, partial": _curvkit(reorthogonalize="partial"),
+    "curvkit eigsh, full": _curvkit(reorthogonalize="full"),
     REFERENCE: _scipy,
     "hessian-eigenthings lanczos": _eigenthings,
 }

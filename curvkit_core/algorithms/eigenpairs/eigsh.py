@@ -28,10 +28,12 @@ from torch import Tensor
 from curvkit_core.algorithms.basis import BASIS_DTYPES, BASIS_STORAGES, Basis
 from curvkit_core.algorithms.driver import DriverOptions, run
 from curvkit_core.algorithms.eigenpairs.history import look, look_back
-from curvkit_core.algorithms.eigenpairs.krylov import BREAKDOWN, free_from, fresh_row, start_sum, three_term
+from curvkit_core.algorithms.eigenpairs.krylov import BREAKDOWN, fresh_row, start_sum
+from curvkit_core.algorithms.eigenpairs.lanczos_step import lanczos_step
 from curvkit_core.algorithms.eigenpairs.reorthogonalization import REORTHOGONALIZE, Overlaps
 from curvkit_core.algorithms.eigenpairs.residual_bounds import ResidualBounds
 from curvkit_core.algorithms.eigenpairs.ritz_pairs import ritz_pairs
+from curvkit_core.algorithms.eigenpairs.ritz_vectors import orthonormalize_ritz_vectors
 from curvkit_core.algorithms.eigenpairs.wanted import ENDS, wanted_first
 from curvkit_core.algorithms.protocol import Progress
 from curvkit_core.algorithms.seeds import fresh_seed, is_seed
@@ -93,10 +95,9 @@ class Eigsh:
         Vectors in the basis; None: max(2 k + 1, k + 20), at most n.
     max_matvecs : int, at least 1
         Products after which it stops, converged or not.
-    reorthogonalize : {"full", "partial"}
-        Each row against the whole basis, or only where the estimate of lost orthogonality asks for it. The estimate
-        takes products for exact to rounding: not for operators that compute in bfloat16 or float16, and a basis in a
-        lower dtype is refused.
+    reorthogonalize : {None, "full", "partial"}
+        Each row against the whole basis, or only where the estimate of lost orthogonality asks for it, which knows
+        nothing of rows in a lower dtype. None: partial, and full for those.
     basis_storage : {"device", "host", "disk"}
         Where the basis lies.
     basis_dtype : {None, "float64", "float32", "bfloat16", "float16"}
@@ -112,7 +113,7 @@ class Eigsh:
     tol: float = field(default=1e-4, validator=validators.ge(0.0))
     ncv: int | None = field(default=None, validator=validators.optional(validators.ge(2)))
     max_matvecs: int = field(default=1000, validator=validators.ge(1))
-    reorthogonalize: str = field(default="full", validator=validators.in_(REORTHOGONALIZE))
+    reorthogonalize: str | None = field(default=None, validator=validators.optional(validators.in_(REORTHOGONALIZE)))
     basis_storage: str = field(default="device", validator=validators.in_(BASIS_STORAGES))
     basis_dtype: str | None = field(default=None, validator=validators.in_(BASIS_DTYPES))
     seed: int | None = field(default=None, validator=is_seed)
@@ -126,8 +127,8 @@ class Eigsh:
         if ncv <= self.k and ncv < space.n:
             msg = f"ncv={ncv} is too small for k={self.k}: expected k < ncv <= {space.n}. Leave it out for the default."
             raise ValueError(msg)
-        own = str(space.dtype).removeprefix("torch.")
-        if self.reorthogonalize == "partial" and self.basis_dtype not in (None, own):
+        rounded = self.basis_dtype not in (None, str(space.dtype).removeprefix("torch."))
+        if self.reorthogonalize == "partial" and rounded:
             msg = (
                 f"reorthogonalize='partial' with basis_dtype={self.basis_dtype!r}: the estimate of lost orthogonality "
                 "knows nothing of rounded rows. Expected reorthogonalize='full', or no basis_dtype."
@@ -142,7 +143,7 @@ class Eigsh:
             row=self._rounded(start_sum(space, start, seed)),
             projected=torch.zeros((ncv, ncv), dtype=torch.float64),
             beside=torch.zeros((ncv, ncv), dtype=torch.float64),
-            overlaps=Overlaps.empty(ncv + 1) if self.reorthogonalize == "partial" else None,
+            overlaps=None if self.reorthogonalize == "full" or rounded else Overlaps.empty(ncv + 1),
             kept_residuals=torch.zeros(0, dtype=torch.float64),
         )
 
@@ -195,7 +196,10 @@ class Eigsh:
         order = torch.cat([order, torch.arange(k, len(theta))])
         state.probe, state.row = None, space.zeros(0)
         self._keep(space, state, theta[order], S[:, order], residuals[order], left[order][:, order], k)
-        _normalize(space, state.basis.release(space, k))
+        vectors = state.basis.release(space, k)
+        state.beside[:k, :k] = orthonormalize_ritz_vectors(
+            space, vectors, theta[order[:k]], state.beside[:k, :k], state.kept_residuals
+        )
         state.done = state.finished = True
         return state
 
@@ -207,7 +211,8 @@ class Eigsh:
         else:
             order = self._shown(theta, min(self.k, len(theta)))
             theta, residuals, left = theta[order], residuals[order], left[:, order]
-            vectors = _normalize(space, state.basis.combine(space, S[:, order].mT))
+            vectors = state.basis.combine(space, S[:, order].mT)
+            left[order] = orthonormalize_ritz_vectors(space, vectors, theta, left[order], residuals)
         bounds = self._bounds(space, state, left)
         known = bounds.honest(residuals)
         return EigenResult(
@@ -232,47 +237,22 @@ class Eigsh:
     def _extend(self, space: VectorSpace, state: EigshState, AV: Tensor) -> None:
         """One Lanczos step: the row joins the basis, its product gives T's next column and the next row."""
         basis, T, j = state.basis, state.projected, state.basis.size
-        known = T[:j, j]
-        w, alpha = three_term(space, basis, known, state.row, AV)
-        basis.append(state.row)
-        w = basis.placed(w)
-        T[j, j] = alpha
-        column = math.hypot(alpha, float(known.norm()))
-        beta = self._reorthogonalize(space, state, w, column)
-        state.scale = max(state.scale, math.hypot(column, beta))
+        step = lanczos_step(space, basis, T, state.beside, state.row, AV, overlaps=state.overlaps, scale=state.scale)
+        state.scale = max(state.scale, step.norm)
+        if step.rounding is not None:
+            state.spread = max(state.spread, step.rounding * (space.n / basis.size) ** 0.5)
         if basis.size == space.n:
             state.coupling = 0.0
-        elif beta <= BREAKDOWN * space.eps * state.scale:
+        elif step.beta <= BREAKDOWN * space.eps * state.scale:
             state.coupling = 0.0
-            state.dropped = math.hypot(state.dropped, beta)
+            state.dropped = math.hypot(state.dropped, step.beta)
             state.breakdowns += 1
             state.row = self._rounded(fresh_row(space, state.seed, state.breakdowns, basis))
         else:
-            state.coupling = beta
-            state.row = self._rounded(w.div_(beta))
+            state.coupling = step.beta
+            state.row = self._rounded(step.rest.div_(step.beta))
         if j + 1 < len(T):
             T[j, j + 1] = T[j + 1, j] = state.coupling
-
-    def _reorthogonalize(self, space: VectorSpace, state: EigshState, w: Tensor, column: float) -> float:
-        """Free `w` from the basis if it is due; its norm then."""
-        size, overlaps = state.basis.size, state.overlaps
-        norm = 0.0
-        if overlaps is not None:
-            beta = float(space.norms(w)[0])
-            norm = math.hypot(column, beta)
-            broken = beta <= BREAKDOWN * space.eps * max(state.scale, norm)
-            if not overlaps.due(state.projected[:size, :size], beta, norm, space.eps) and not broken:
-                return beta
-            overlaps.cleared(size, space.eps)
-        taken, beta = free_from(space, state.basis, w, placed=state.basis.room(w) is not None)
-        state.beside[:size, size - 1] = taken
-        # what one product has in the basis's directions by its rounding: not so where lost orthogonality is taken away,
-        # and not of the first product, which is orthogonal to the one row there is by its alpha
-        if size > 1 and (overlaps is None or overlaps.first(size)):
-            state.spread = max(state.spread, float(taken.norm()) * (space.n / size) ** 0.5)
-            if overlaps is not None:
-                overlaps.measured(taken, norm)
-        return beta
 
     def _measure_noise(self, space: VectorSpace, state: EigshState, V: Tensor, AV: Tensor) -> None:
         """The norm of A q - theta q - sigma row for the first row q, which T says is zero."""
@@ -339,9 +319,9 @@ class Eigsh:
 
     def _pairs(self, space: VectorSpace, state: EigshState, m: int) -> tuple[Tensor, Tensor, Tensor]:
         """The pairs of the first m rows, most wanted first."""
-        correct = state.overlaps is not None
+        overlap = 0.0 if state.overlaps is None else state.overlaps.largest(m, space.eps)
         T, N = state.projected[:m, :m], state.beside[:m, :m]
-        theta, S, left = ritz_pairs(T, N, eps=space.eps, scale=state.scale, correct=correct)
+        theta, S, left = ritz_pairs(T, N, overlap=overlap, eps=space.eps, scale=state.scale)
         order = wanted_first(theta, self.which)
         return theta[order], S[:, order], left[order][:, order]
 
@@ -371,12 +351,6 @@ class Eigsh:
         )
 
 
-def _normalize(space: VectorSpace, rows: Tensor) -> Tensor:
-    norms = space.norms(rows).clamp_min(torch.finfo(torch.float64).tiny)
-    rows /= norms.to(rows)[:, None]
-    return rows
-
-
 def eigsh(
     op: CurvatureOperator,
     *,
@@ -385,7 +359,7 @@ def eigsh(
     tol: float = 1e-4,
     ncv: int | None = None,
     max_matvecs: int = 1000,
-    reorthogonalize: str = "full",
+    reorthogonalize: str | None = None,
     basis_storage: str = "device",
     basis_dtype: str | None = None,
     seed: int | None = None,
@@ -409,11 +383,11 @@ def eigsh(
         ncv + 4 vectors are held, the result included, which lies where the basis was.
     max_matvecs : int, at least 1
         Products after which it stops, converged or not.
-    reorthogonalize : {"full", "partial"}
-        Each row against the whole basis; or only where the estimate of lost orthogonality asks for it, which saves a
-        half of the passes over the basis and more. Eigenvalues and residuals are as good; eigenvectors of eigenvalues
-        that are close to one another are orthogonal to 1e-5 in float32, 1e-9 in float64. For products that are right to
-        rounding: operators that compute in bfloat16 or float16 need ``"full"``.
+    reorthogonalize : {None, "full", "partial"}
+        Each row against the whole basis; or only where the estimate of lost orthogonality asks for it, which saves
+        most of the passes over the basis: eigenpairs are as good, as what is taken away is kept beside T. The estimate
+        starts from the rounding that the first products show, so it asks more often of an operator in bfloat16. It
+        knows nothing of rows that are rounded themselves, by `basis_dtype`. None: partial, and full for those.
     basis_storage : {"device", "host", "disk"}
         Where the basis lies; off the device a step brings it over, two rows at a time. The k eigenvectors come back to
         the device.

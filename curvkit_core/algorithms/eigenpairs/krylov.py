@@ -17,6 +17,7 @@ from curvkit_core.backends import VectorSpace
 
 __all__ = [
     "BREAKDOWN",
+    "DROP",
     "free_from",
     "fresh_row",
     "orthogonalize",
@@ -28,7 +29,7 @@ __all__ = [
 
 BREAKDOWN = 10.0  # a remainder below this times eps |A| cannot be told from rounding: the Krylov space is exhausted
 
-_DROP = 0.717  # Daniel, Gragg, Kaufman, Stewart, Math. Comp. 30 (1976): below 1/sqrt(2), orthogonalise again
+DROP = 0.717  # Daniel, Gragg, Kaufman, Stewart, Math. Comp. 30 (1976): below 1/sqrt(2), orthogonalise again
 
 
 def orthogonalize(space: VectorSpace, w: Tensor, basis: Tensor) -> tuple[Tensor, float, float]:
@@ -48,7 +49,7 @@ def orthogonalize(space: VectorSpace, w: Tensor, basis: Tensor) -> tuple[Tensor,
         w -= space.combine(h, basis)
         coefficients += h[0]
         after = float(space.norms(w)[0])
-        if after > _DROP * before:
+        if after > DROP * before:
             break
         before = after
     return coefficients, first, after
@@ -96,7 +97,7 @@ def free_from(space: VectorSpace, basis: Basis, w: Tensor, *, placed: bool = Fal
         inside = float(h.norm())
         after = math.sqrt(max(before**2 - inside**2, 0.0))
         basis.subtract(space, h, w)
-        if after > _DROP * before:
+        if after > DROP * before:
             break
         if not left:
             after = float(space.norms(w)[0])

@@ -9,11 +9,12 @@ which costs a product of matrices of the basis's size and no vector. T need not 
 arrowhead, and the same formula holds.
 
 What a product's rounding adds is measured on the first rows. The estimate is then above the overlaps, five to ten times
-at n = 300,000 in float32, as its entries add up with one sign.
+at n = 300,000 in float32, as its entries add up with one sign. It can be below them as well (15 times, after a restart
+that leaves out the largest eigenvalues), so it is compared with the overlaps whenever those are computed.
 
 As long as no overlap is above :math:`\sqrt\varepsilon`, T is the projection of A to rounding [1]_: eigenvalues are as
-good as with full orthogonality. Residuals are so, too, where what a reorthogonalisation takes away is not forgotten:
-see :mod:`curvkit_core.algorithms.eigenpairs.ritz_pairs`.
+good as with full orthogonality. Residuals are better, as what a reorthogonalisation takes away is not forgotten: see
+:mod:`curvkit_core.algorithms.eigenpairs.ritz_pairs`.
 
 References
 ----------
@@ -35,6 +36,7 @@ _LIMIT = 0.5  # of an overlap, as a power of eps
 # rounding, of which the estimate is made.
 _FIRST = 8
 _SAFE = 2.0  # times the largest rounding seen
+_MOST = 0.4  # overlaps are no larger than this power of eps: a row above the limit is freed at once
 
 
 @define(kw_only=True)
@@ -72,13 +74,37 @@ class Overlaps:
         self.W[j + 1, : j + 1] = self.W[: j + 1, j + 1] = grown
         return self.first(j + 1) or bool(grown.abs().max() > eps**_LIMIT)
 
+    def largest(self, m: int, eps: float) -> float:
+        """The largest overlap of two of the first m rows; so much at most, if the estimate is above that."""
+        apart = self.W[:m, :m] - torch.eye(m, dtype=self.W.dtype)
+        return min(float(apart.abs().max()), eps**_MOST) if m else 0.0
+
     def first(self, row: int) -> bool:
         """Whether the row of that number is one of those whose reorthogonalisation shows rounding alone."""
         return row <= _FIRST
 
     def measured(self, taken: Tensor, norm: float) -> None:
         """What was taken away of one of the first rows, and the product's norm."""
-        self.noise = max(self.noise, _SAFE * float(taken.abs().max()) / norm)
+        if norm > 0.0:
+            self.noise = max(self.noise, _SAFE * float(taken.abs().max()) / norm)
+
+    def seen(self, row: int, true: Tensor, eps: float) -> bool:
+        """The overlaps of a row with those before it were looked at; whether they were above the limit, unforeseen.
+
+        Then all that was estimated since rows were orthogonalised is that much larger, and so is the noise.
+        """
+        largest, estimated = float(true.abs().max()), float(self.W[row, : len(true)].abs().max())
+        if largest <= max(estimated, eps**_LIMIT):
+            return False
+        factor = largest / max(estimated, eps)
+        self.noise = min(1.0, self.noise * factor)
+        own = torch.eye(len(self.W), dtype=torch.bool)
+        self.W = torch.where(own | (self.W.abs() <= eps), self.W, (self.W * factor).clamp(-1.0, 1.0))
+        return True
+
+    def is_cleared(self, j: int, eps: float) -> bool:
+        """Whether row j was orthogonalised."""
+        return bool((self.W[j, :j].abs() <= eps).all())
 
     def cleared(self, j: int, eps: float) -> None:
         """Row j was orthogonalised against all before it."""

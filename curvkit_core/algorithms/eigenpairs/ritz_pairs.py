@@ -12,8 +12,10 @@ first-order perturbation find it:
 .. math:: S \leftarrow S (I + X), \quad X_{ik} = (S^{-1} N S)_{ik} / (\theta_k - \theta_i).
 
 As A is symmetric, :math:`X \approx -S^\top (Q Q^\top - I) S / 2` up to a rotation: where N comes from lost
-orthogonality the correction takes the overlaps out of the Ritz vectors, and has no small divisors. Entries that are
-rounding alone, and those that would need a larger step than overlaps explain, stay; what stays is told.
+orthogonality the correction takes the overlaps out of the Ritz vectors, and has no small divisors. But N is rounding,
+too, and noise where products have it, which over a small gap would turn a vector anywhere and spoil the basis at a
+restart. So a step is no larger than the overlaps of the rows explain, and takes out what may be rounding only where it
+turns a vector by as little. What stays is told.
 """
 
 from __future__ import annotations
@@ -24,21 +26,23 @@ from torch import Tensor
 __all__ = ["ritz_pairs"]
 
 _STEPS = 3  # each squares what is left
-_LARGEST = 4.0  # times sqrt(eps): no overlap is larger
-_ROUNDING = 4.0  # times eps |A|: entries below that are a product's rounding
+_LARGEST = 4.0  # times the overlap of two rows
+_ROUNDING = 4.0  # times eps |A|: what is below may be a product's rounding
+_HARMLESS = 64.0  # times eps: by so much that may turn a vector
 
 
-def ritz_pairs(T: Tensor, N: Tensor, *, eps: float, scale: float, correct: bool) -> tuple[Tensor, Tensor, Tensor]:
+def ritz_pairs(T: Tensor, N: Tensor, *, overlap: float, eps: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     r"""Eigenpairs of T + N, as far as N comes from lost orthogonality.
 
     Parameters
     ----------
     T, N : Tensor, shape (m, m), float64
         Symmetric; and small beside it.
+    overlap : float
+        The largest overlap of two rows. 0: the eigenvectors of T, as they are for an orthogonal basis, where N is
+        rounding.
     eps, scale : float
         Unit roundoff of the vectors; |A|.
-    correct : bool
-        False: the eigenvectors of T, as they are for an orthogonal basis, where N is rounding.
 
     Returns
     -------
@@ -51,11 +55,12 @@ def ritz_pairs(T: Tensor, N: Tensor, *, eps: float, scale: float, correct: bool)
     """
     theta, S = torch.linalg.eigh(T)
     left = S.mT @ N @ S
-    for _ in range(_STEPS if correct else 0):
+    for _ in range(_STEPS if overlap else 0):
         theta, left = _split(theta, left)
         gaps = theta - theta[:, None]
-        large = left.abs() > _ROUNDING * eps * scale
-        step = torch.where(large & (left.abs() <= _LARGEST * eps**0.5 * gaps.abs()), left / gaps, 0.0)
+        step = left / gaps
+        lost = (left.abs() > _ROUNDING * eps * scale) & (step.abs() <= _LARGEST * overlap)
+        step = torch.where(lost | (step.abs() <= _HARMLESS * eps), step, 0.0)
         step.fill_diagonal_(0.0)
         if not bool(step.any()):
             break

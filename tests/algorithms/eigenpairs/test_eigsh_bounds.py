@@ -10,13 +10,14 @@ import torch
 from cases import F64, symmetric_matrix
 from eigen_cases import SPECTRA, drive, operator, residuals, separate
 
-from curvkit_core import eigsh
+from curvkit_core import LambdaOperator, eigsh
 from curvkit_core.algorithms import Eigsh
-from curvkit_core.algorithms.eigenpairs.krylov import free_from
+from curvkit_core.algorithms.basis import Basis
+from curvkit_core.backends import VectorSpace
 
 ALL_OPTIONS = [
     {},
-    {"reorthogonalize": "partial"},
+    {"reorthogonalize": "full"},
     {"basis_storage": "host"},
     {"basis_storage": "disk"},
     {"basis_dtype": "float32"},
@@ -56,11 +57,13 @@ def test_partial_reorthogonalisation_costs_no_digit_of_a_value(
     exact = torch.linalg.eigvalsh(A.double()).flip(0)[:5]
     passes: list[int] = []
 
-    def counted(*args: Any, **options: Any) -> tuple[torch.Tensor, float]:
-        passes.append(1)
-        return free_from(*args, **options)
+    plain = Basis.gram
 
-    monkeypatch.setattr(importlib.import_module("curvkit_core.algorithms.eigenpairs.eigsh"), "free_from", counted)
+    def counted(*args: Any, **options: Any) -> torch.Tensor:
+        passes.append(1)
+        return plain(*args, **options)
+
+    monkeypatch.setattr(Basis, "gram", counted)
 
     def solve(mode: str, tol: float = 1e-4) -> tuple[float, bool]:
         passes.clear()
@@ -87,9 +90,9 @@ def test_partial_reorthogonalisation_costs_no_digit_of_a_value(
 def test_partial_reorthogonalisation_costs_no_digit_of_a_residual(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What reorthogonalisation takes away is kept beside T: true residuals are at rounding, as with full.
+    """True residuals are at rounding, as with full, and vectors orthonormal, also where overlaps grow further.
 
-    By T alone they are overlaps times |A|. Rounding adds up over 160 products like a random walk: 3 eps sqrt(160) |A|.
+    Rounding adds up over 160 products like a random walk: 3 eps sqrt(160) |A|.
     """
     top = NEAR_PAIRS if name == "near-pairs" else SPECTRA[name]
     A = symmetric_matrix(torch.cat([torch.linspace(0.0, 1.0, 340, dtype=F64), top.abs() + 1.0])).to(dtype)
@@ -106,20 +109,100 @@ def test_partial_reorthogonalisation_costs_no_digit_of_a_residual(
     partial, overlaps = solve("partial")
     walk = 3 * eps * 160**0.5
     assert partial <= max(full, walk)
-    assert overlaps <= 4 * eps**0.5
-    plain = importlib.import_module("curvkit_core.algorithms.eigenpairs.ritz_pairs").ritz_pairs
+    assert overlaps <= 10 * eps
+    monkeypatch.setattr("curvkit_core.algorithms.eigenpairs.reorthogonalization._SAFE", 1e-2)
+    partial, overlaps = solve("partial")
+    assert partial <= max(full, walk)
+    assert overlaps <= 10 * eps
 
-    def uncorrected(*args: Any, **options: Any) -> Any:
-        return plain(*args, **{**options, "correct": False})
 
-    if (
-        dtype == torch.float32
-    ):  # where the estimate leaves overlaps no room: they grow, and nothing is lost all the same
-        monkeypatch.setattr("curvkit_core.algorithms.eigenpairs.reorthogonalization._SAFE", 1e-2)
-        partial, _ = solve("partial")
-        assert partial <= max(full, walk)
-    monkeypatch.setattr(importlib.import_module("curvkit_core.algorithms.eigenpairs.eigsh"), "ritz_pairs", uncorrected)
-    assert solve("partial")[0] > 3 * partial
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["outliers", "near-pairs"])
+def test_what_reorthogonalisation_takes_away_is_what_residuals_live_on(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """n = 20,000: residuals at rounding, in float32 below those of full; by T alone they are overlaps times |A|."""
+    n, eps = 20_000, torch.finfo(dtype).eps
+    diagonal = torch.rand(n, dtype=F64, generator=torch.Generator().manual_seed(0))
+    if name == "outliers":
+        diagonal[:20] = torch.linspace(2.0, 40.0, 20, dtype=F64)
+    else:
+        diagonal *= 0.01
+        diagonal[:10] = torch.tensor([100.0, 50.0, 49.9, 20.0, 10.0, 5.0, 3.0, 2.9, 2.8, 1.0], dtype=F64)
+    d = diagonal.to(dtype)
+    norm = float(d.max())
+
+    def solve(mode: str) -> tuple[float, float]:
+        result = eigsh(
+            LambdaOperator(lambda v: v * d, n, dtype=dtype), k=9, tol=0.0, max_matvecs=50, seed=0, reorthogonalize=mode
+        )
+        V = result.eigenvectors.double()
+        truth = (V * d.double() - result.eigenvalues[:, None] * V).norm(dim=1)
+        assert (truth <= 1.001 * result.residuals).all()
+        return float(truth.max()) / norm, float((V @ V.mT - torch.eye(9, dtype=F64)).abs().max())
+
+    full, _ = solve("full")
+    partial, overlaps = solve("partial")
+    assert partial <= (min(full, eps) if dtype == torch.float32 else 10 * eps)
+    assert overlaps <= 10 * eps
+    module = importlib.import_module("curvkit_core.algorithms.eigenpairs.eigsh")
+    corrected = module.ritz_pairs
+    monkeypatch.setattr(module, "ritz_pairs", lambda *a, **options: corrected(*a, **{**options, "overlap": 0.0}))
+    uncorrected, _ = solve("partial")
+    assert dtype == torch.float64 or uncorrected > 2 * partial
+
+    def normalize(
+        space: VectorSpace, rows: torch.Tensor, theta: Any, left: torch.Tensor, residuals: Any
+    ) -> torch.Tensor:
+        rows /= space.norms(rows).to(rows)[:, None]
+        return left
+
+    monkeypatch.setattr(module, "orthonormalize_ritz_vectors", normalize)
+    assert solve("partial")[0] > 5 * partial
+
+
+NOISE = {
+    "bfloat16 results": lambda A, V: (V @ A).bfloat16().to(V.dtype),
+    "bfloat16": lambda A, V: (V.bfloat16() @ A.bfloat16()).to(V.dtype),
+    "float16 arguments": lambda A, V: V.half().to(V.dtype) @ A,
+    "random": lambda A, V: V @ A + 1e-3 * A.norm() * torch.nn.functional.normalize(torch.randn_like(V), dim=1),
+}
+
+
+@pytest.mark.parametrize("name", ["outliers", "power-law", "near-pairs", "indefinite"])
+@pytest.mark.parametrize("noise", NOISE)
+def test_partial_reorthogonalisation_takes_noisy_products(noise: str, name: str) -> None:
+    """As good as full: the estimate starts from what the products' noise is. Pairs, bounds, convergence."""
+    tops = {"near-pairs": NEAR_PAIRS, "indefinite": torch.tensor([-30.0, -5.0, 6.0, 20.0], dtype=F64)}
+    top = tops[name] if name in tops else SPECTRA[name].abs() + 1.0
+    spectrum = torch.cat([torch.linspace(0.0, 1.0, 340, dtype=F64), top])
+    exact, A = symmetric_matrix(spectrum), symmetric_matrix(spectrum).float()
+    found = {}
+    for mode in ("full", "partial"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            op = LambdaOperator(lambda v: NOISE[noise](A, v[None])[0], len(A), dtype=torch.float32)
+            result = eigsh(op, k=4, which="LM", tol=1e-4, max_matvecs=120, seed=0, reorthogonalize=mode)
+        truth = residuals(result, exact)
+        assert (truth <= 1.01 * result.residuals).all()
+        gram = result.eigenvectors.double() @ result.eigenvectors.double().mT
+        assert (gram - torch.eye(4, dtype=F64)).abs().max() <= 10 * torch.finfo(torch.float32).eps
+        found[mode] = (float(truth.max()), result)
+    full, partial = found["full"], found["partial"]
+    assert partial[0] <= 2.0 * full[0]
+    assert partial[1].status == full[1].status
+    assert partial[1].num_matvecs <= full[1].num_matvecs + 10  # one restart: noise decides when it ends
+    gap = 1e-4 * float(spectrum.abs().max()) + 2 * full[0]
+    assert (partial[1].eigenvalues - full[1].eigenvalues).abs().max() <= gap
+
+
+def test_the_default_is_partial_but_for_rounded_rows() -> None:
+    """As a basis in a lower dtype is stored, the estimate knows nothing of it."""
+    space = operator(symmetric_matrix(SPECTRA["spread"])).space
+    assert Eigsh(k=2, seed=0).init(space).overlaps is not None
+    assert Eigsh(k=2, seed=0, basis_dtype="float64").init(space).overlaps is not None
+    assert Eigsh(k=2, seed=0, basis_dtype="bfloat16").init(space).overlaps is None
+    assert Eigsh(k=2, seed=0, reorthogonalize="full").init(space).overlaps is None
 
 
 @pytest.mark.parametrize("options", ALL_OPTIONS[2:4], ids=str)

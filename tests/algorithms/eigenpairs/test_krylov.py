@@ -185,3 +185,29 @@ def test_rounding_that_was_seen_goes_into_the_estimate(dtype: torch.dtype) -> No
     assert float(overlaps.W[12, 11]) == pytest.approx(2 * 5 * eps / 2.0 * 8.0 / 0.25)
     overlaps.measured(torch.ones(1), 1.0)  # a product in half precision and less
     assert overlaps.due(T, 0.25, 8.0, eps)
+
+
+@DTYPES
+def test_overlaps_that_are_seen_above_the_limit_correct_the_estimate(dtype: torch.dtype) -> None:
+    """All of it by what one row shows, but for rows that were orthogonalised; below the limit nothing changes."""
+    eps = torch.finfo(dtype).eps
+    overlaps = Overlaps.empty(6)
+    overlaps.noise = 1e-3 * eps**0.5
+    overlaps.W[2, :2] = overlaps.W[:2, 2] = torch.tensor([-3.0, 1.0], dtype=F64) * eps**0.75
+    overlaps.W[3, :3] = overlaps.W[:3, 3] = torch.tensor([-5.0, 4.0, 2.0], dtype=F64) * eps**0.75
+    overlaps.cleared(4, eps)
+    before = overlaps.W.clone()
+    assert not overlaps.is_cleared(3, eps) and overlaps.is_cleared(4, eps)
+    assert not overlaps.seen(3, torch.tensor([0.0, 0.9, 0.0], dtype=F64) * eps**0.5, eps)
+    assert torch.equal(overlaps.W, before)
+    assert overlaps.largest(4, eps) == pytest.approx(5 * eps**0.75)
+    assert overlaps.seen(3, torch.tensor([0.0, -10.0, 0.0], dtype=F64) * eps**0.5, eps)
+    factor = 10 * eps**0.5 / (5 * eps**0.75)
+    assert torch.allclose(overlaps.W[3, :3], factor * before[3, :3])
+    assert torch.allclose(overlaps.W[:2, 2], factor * before[:2, 2])
+    assert torch.equal(overlaps.W[4], before[4]) and torch.equal(overlaps.W.diagonal(), before.diagonal())
+    assert overlaps.noise == pytest.approx(1e-3 * eps**0.5 * factor)
+    overlaps.W[3, 0] = 0.5
+    assert overlaps.largest(4, eps) == eps**0.4
+    overlaps.W[3, :3] = -overlaps.W[3, :3].abs() - 2 * eps
+    assert not overlaps.is_cleared(3, eps)
