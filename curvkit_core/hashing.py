@@ -24,15 +24,16 @@ _BLOCK = 1 << 16  # words at a time: they and their scratch stay in the cache
 
 def logical_shift(z: Tensor, bits: int) -> Tensor:
     """Shift int64 to the right, zeros coming in."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    shifted: Tensor = z >> bits
+    return shifted.bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def splitmix64(counters: Tensor, key: int) -> Tensor:
     """Hash int64 counters under a key: each element by itself."""
-    z = (counters + 1) * _GOLDEN + key
-    z = (z ^ logical_shift(z, 30)) * _MIX_1
-    z = (z ^ logical_shift(z, 27)) * _MIX_2
-    return z ^ logical_shift(z, 31)
+    z = (counters + 1).mul_(_GOLDEN).add_(key)
+    for bits, factor in ((30, _MIX_1), (27, _MIX_2)):
+        z.bitwise_xor_(logical_shift(z, bits)).mul_(factor)
+    return z.bitwise_xor_(logical_shift(z, 31))
 
 
 def hashed_words(count: int, *, device: torch.device | None = None) -> Tensor:

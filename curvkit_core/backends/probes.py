@@ -50,8 +50,8 @@ def fill_gaussian(out: Tensor, *, key: int, start: int) -> None:
     for low in range(0, out.numel(), step):
         high = min(low + step, out.numel())
         h = splitmix64(torch.arange(start + low, start + high, device=out.device), key)
-        radius = (logical_shift(h, 32).double() + 0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
-        angle = (h & 0xFFFFFFFF).double().mul_(2.0 * math.pi * 2.0**-32)
+        radius = logical_shift(h, 32).double().add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+        angle = h.bitwise_and_(0xFFFFFFFF).double().mul_(2.0 * math.pi * 2.0**-32)
         out[low:high] = radius.mul_(angle.cos_())
 
 

@@ -22,7 +22,7 @@ __all__ = ["Segment", "VectorSpace"]
 # plain sum is wrong in the 4th-5th digit). Chunks of 2^12 take 0.81 of the time (one thread, one row against 20), but
 # give four times the error where a few elements are most of the vector, as eigenvectors of outliers are.
 _CHUNK = 1 << 10
-_BLOCK = 1 << 10  # so many chunks at once: the scratch is 2^10 k m numbers, whatever n is
+_BLOCK = 1 << 12  # so many chunks at once: the scratch is 2^12 k m numbers, whatever n is
 _SCALED_BLOCK = 1 << 6  # and where rows are copied to be scaled
 _KINDS = ("rademacher", "gaussian", "sphere")
 
