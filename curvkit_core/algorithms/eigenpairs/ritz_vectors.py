@@ -14,7 +14,8 @@ from curvkit_core.backends import VectorSpace
 
 __all__ = ["orthonormalize_ritz_vectors"]
 
-_CLOSE = 8.0  # times eps: overlaps and norms that rounding explains
+_CLOSE = 8.0  # times eps: overlaps that rounding explains
+_UNIT = 2.0  # times eps: norms that it explains
 _APART = 0.1  # rows with larger overlaps are no eigenvectors yet, and stay as they are
 
 
@@ -50,7 +51,7 @@ def orthonormalize_ritz_vectors(
     norms = G.diagonal().clamp_min(torch.finfo(torch.float64).tiny).sqrt()
     overlap = float((G / torch.outer(norms, norms)).fill_diagonal_(0.0).abs().max()) if len(rows) else 0.0
     if not _CLOSE * space.eps < overlap < _APART:
-        if bool(((norms - 1.0).abs() > _CLOSE * space.eps).any()):
+        if bool(((norms - 1.0).abs() > _UNIT * space.eps).any()):
             rows /= norms.to(rows)[:, None]
         return left
     order = residuals.hypot(left.norm(dim=0)).argsort()
