@@ -96,22 +96,29 @@ def lanczos_step(
         beta = float(space.norms(w)[0])
         norm = math.hypot(column, beta)
         broken = beta <= BREAKDOWN * space.eps * max(scale, norm)
+        if beta <= space.eps**0.5 * max(scale, norm):
+            overlaps.distrust()
         if not broken and not overlaps.due(T[: j + 1, : j + 1], beta, norm, space.eps):
             basis.append(row)
             return Step(rest=w, beta=beta, norm=norm, rounding=None)
         both = None if broken or overlaps.is_cleared(j, space.eps) else basis.pair(row, w)
         if both is not None:
-            for _ in range(3):
-                beta, again = _free_both(space, basis, T, N, both, beta, overlaps)
-                if not again:
-                    break
+            again, floor = True, BREAKDOWN * space.eps * max(scale, norm)
+            for _ in range(2):
+                if again and beta > floor:
+                    beta, again = _free_both(space, basis, T, N, both, beta, overlaps)
             row, w = both[:1], both[1:]
             basis.append(row)
-            overlaps.cleared(j, space.eps)
-            overlaps.cleared(j + 1, space.eps)
+            if again:
+                taken, beta = free_from(space, basis, w, placed=basis.room(w) is not None)
+                N[: j + 1, j] += taken
             return Step(rest=w, beta=beta, norm=norm, rounding=None)
     basis.append(row)
     taken, beta = free_from(space, basis, w, placed=basis.room(w) is not None)
+    if overlaps is not None and beta and overlaps.cleared(j + 1, float(taken.abs().max()) / beta, space.eps):
+        more, beta = free_from(space, basis, w, placed=basis.room(w) is not None)
+        overlaps.cleared(j + 1, float(more.abs().max()) / beta if beta else 0.0, space.eps)
+        taken += more
     N[: j + 1, j] = taken
     norm = math.hypot(column, beta)
     # not of the first product, which is orthogonal to the one row there is by its alpha
@@ -121,7 +128,6 @@ def lanczos_step(
             rounding = None  # it is lost orthogonality
         elif j:
             overlaps.measured(taken, norm)
-        overlaps.cleared(j + 1, space.eps)
     return Step(rest=w, beta=beta, norm=norm, rounding=rounding)
 
 
@@ -138,8 +144,10 @@ def _free_both(
     nu = math.sqrt(max(float(G[0, j] - c @ c), space.eps**2))
     own = (cross - float(c @ h)) / nu
     after = math.sqrt(max(before**2 - float(h @ h) - own**2, 0.0))
-    # the basis's own overlaps times what was taken stay behind: rounding, as long as neither is above the limit
-    foreseen = not overlaps.seen(j, c, space.eps) and not overlaps.seen(j + 1, h / before, space.eps)
+    again = overlaps.seen(j, c, space.eps) or after <= DROP * before
+    again = overlaps.seen(j + 1, h / before, space.eps) or again
+    again = overlaps.cleared(j, float(c.abs().max()), space.eps) or again
+    again = overlaps.cleared(j + 1, float(h.abs().max()) / max(after, space.eps * before), space.eps) or again
     basis.subtract(space, G[:, :j], both)
     row, w = both[:1], both[1:]
     if abs(own) > space.eps * after:
@@ -152,4 +160,4 @@ def _free_both(
     N[:j, j] = (h + a * c + b - (T + N)[:j, :j] @ c) / nu - nu * known
     N[j, j] = own / nu + a - float(known @ c) - float(T[j, j])
     T[:j, j] = T[j, :j] = nu * known
-    return after / nu, not foreseen or after <= DROP * before
+    return after / nu, again

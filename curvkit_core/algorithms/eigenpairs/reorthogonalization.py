@@ -10,7 +10,8 @@ arrowhead, and the same formula holds.
 
 What a product's rounding adds is measured on the first rows. The estimate is then above the overlaps, five to ten times
 at n = 300,000 in float32, as its entries add up with one sign. It can be below them as well (15 times, after a restart
-that leaves out the largest eigenvalues), so it is compared with the overlaps whenever those are computed.
+that leaves out the largest eigenvalues), so it is compared with the overlaps whenever those are computed; past a nearly
+invariant subspace it says nothing, and every row is due.
 
 As long as no overlap is above :math:`\sqrt\varepsilon`, T is the projection of A to rounding [1]_: eigenvalues are as
 good as with full orthogonality. Residuals are better, as what a reorthogonalisation takes away is not forgotten: see
@@ -36,6 +37,7 @@ _LIMIT = 0.5  # of an overlap, as a power of eps
 # rounding, of which the estimate is made.
 _FIRST = 8
 _SAFE = 2.0  # times the largest rounding seen
+_LEFT = 0.75  # of an overlap, as a power of eps, that a row may have after it was orthogonalised
 _MOST = 0.4  # overlaps are no larger than this power of eps: a row above the limit is freed at once
 
 
@@ -88,6 +90,10 @@ class Overlaps:
         if norm > 0.0:
             self.noise = max(self.noise, _SAFE * float(taken.abs().max()) / norm)
 
+    def distrust(self) -> None:
+        """From here on every row is due: past a nearly invariant subspace rounding is all that a row begins with."""
+        self.noise = 1.0
+
     def seen(self, row: int, true: Tensor, eps: float) -> bool:
         """The overlaps of a row with those before it were looked at; whether they were above the limit, unforeseen.
 
@@ -106,9 +112,15 @@ class Overlaps:
         """Whether row j was orthogonalised."""
         return bool((self.W[j, :j].abs() <= eps).all())
 
-    def cleared(self, j: int, eps: float) -> None:
-        """Row j was orthogonalised against all before it."""
-        self.W[j, :j] = self.W[:j, j] = eps
+    def cleared(self, j: int, taken: float, eps: float) -> bool:
+        """Row j was orthogonalised against all before it; whether it has to be once more.
+
+        `taken` is the largest part of a row that was taken away: times the overlaps of those rows with one another it
+        comes back.
+        """
+        left = max(eps, taken * self.largest(j, eps))
+        self.W[j, :j] = self.W[:j, j] = left
+        return left > eps**_LEFT
 
     def rotate(self, S: Tensor) -> None:
         """The first rows became S^T Q, S (m, keep), and row m follows them."""

@@ -168,7 +168,7 @@ def test_overlaps_of_an_arrowhead_by_the_formula(monkeypatch: pytest.MonkeyPatch
     assert not torch.allclose(1.001 * overlaps.W[4, :3], found, rtol=1e-6, atol=0.0)
     overlaps.W[3, 0] = overlaps.W[0, 3] = 1e-3
     assert overlaps.due(T, 0.3, 0.0, 1e-10)
-    overlaps.cleared(4, 1e-10)
+    assert not overlaps.cleared(4, 0.0, 1e-10)
     assert float(overlaps.W[4, :4].max()) == 1e-10
 
 
@@ -195,7 +195,7 @@ def test_overlaps_that_are_seen_above_the_limit_correct_the_estimate(dtype: torc
     overlaps.noise = 1e-3 * eps**0.5
     overlaps.W[2, :2] = overlaps.W[:2, 2] = torch.tensor([-3.0, 1.0], dtype=F64) * eps**0.75
     overlaps.W[3, :3] = overlaps.W[:3, 3] = torch.tensor([-5.0, 4.0, 2.0], dtype=F64) * eps**0.75
-    overlaps.cleared(4, eps)
+    assert not overlaps.cleared(4, 1e-3 * eps**0.25, eps)
     before = overlaps.W.clone()
     assert not overlaps.is_cleared(3, eps) and overlaps.is_cleared(4, eps)
     assert not overlaps.seen(3, torch.tensor([0.0, 0.9, 0.0], dtype=F64) * eps**0.5, eps)
