@@ -120,7 +120,7 @@ class Overlaps:
         """
         left = max(eps, taken * self.largest(j, eps))
         self.W[j, :j] = self.W[:j, j] = left
-        return left > eps**_LEFT
+        return bool(left > eps**_LEFT)
 
     def rotate(self, S: Tensor) -> None:
         """The first rows became S^T Q, S (m, keep), and row m follows them."""
